@@ -1,0 +1,54 @@
+"""Tell what kind of handler a target is, and how to serve with it."""
+
+import inspect
+from typing import Any
+
+from forkserve.compat import (
+    StockConnection,
+    is_stock_datagram_handler,
+    is_stock_handler,
+    serve_with_stock,
+)
+from forkserve.connection import Connection
+from forkserve.errors import SettingsError, TargetError
+from forkserve.handler import Serve, StreamHandler, serve_with
+
+
+def adopt(target: Any) -> tuple[Serve, type[Any]]:
+    """Return how to serve one connection with the target, and the kind of connection it takes.
+
+    Raises TargetError if it is no handler, SettingsError if it is one for datagrams.
+    """
+    if isinstance(target, type):
+        if issubclass(target, StreamHandler):
+            return serve_with(target), Connection
+        if is_stock_datagram_handler(target):
+            raise SettingsError(
+                f"{target.__qualname__} handles datagrams, and the address is of streams"
+            )
+        if is_stock_handler(target):
+            return serve_with_stock(target), StockConnection
+        raise TargetError(
+            f"{target.__qualname__} is no handler: expected a subclass of"
+            " forkserve.StreamHandler or socketserver.BaseRequestHandler, or a function"
+        )
+    name = getattr(target, "__qualname__", None) or repr(target)
+    if not callable(target):
+        raise TargetError(f"{name} is no handler: it is a {type(target).__name__} object")
+    if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
+        raise TargetError(f"{name} is a coroutine function: handlers are blocking code")
+    if not _takes_one_argument(target):
+        raise TargetError(f"{name} is no handler: it does not take one argument, the connection")
+    return target, Connection
+
+
+def _takes_one_argument(function: Any) -> bool:
+    try:
+        signature = inspect.signature(function)
+        signature.bind(None)
+    except (TypeError, ValueError):
+        return False
+    return any(
+        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
+        for p in signature.parameters.values()
+    )

@@ -1,0 +1,186 @@
+"""The forkserve command: from arguments to an exit status."""
+
+from forkserve import signals
+
+signals.take_over_at_boot()  # before the imports below: as PID 1 a signal without handler is lost
+
+import argparse  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from dataclasses import fields  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
+
+from forkserve import __version__  # noqa: E402
+from forkserve.errors import ForkserveError, SettingsError, TargetError, UsageError  # noqa: E402
+from forkserve.log import log, write_line  # noqa: E402
+from forkserve.server import Server  # noqa: E402
+from forkserve.settings import (  # noqa: E402
+    OPTIONS,
+    Option,
+    Settings,
+    find_contradiction,
+    read_environment,
+)
+from forkserve.target import load_target  # noqa: E402
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status; never raises."""
+    parser = _make_parser()
+    given = vars(parser.parse_args(arguments))
+    command, target = given.pop("command"), given.pop("target")
+    try:
+        if not sys.platform.startswith("linux"):
+            raise ForkserveError("forkserve runs on Linux only")
+        settings = read_settings(given, os.environ)
+        log.to_standard_error(settings.log_level)
+        server = _make_server(load_target(target), settings)
+        if command == "check":
+            _say(f"forkserve: {target} can be served in {settings.mode} mode")
+        else:
+            server.run(lambda: announce(server.addresses, settings.ready_fd))
+    except ForkserveError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def read_settings(flags: dict[str, Any], environment: Any) -> Settings:
+    """Return the settings: flags before variables before defaults.
+
+    Raises UsageError where flags contradict each other, SettingsError where a variable is wrong
+    or has a part in it.
+    """
+    variables = read_environment(environment)
+    given = variables | {name: value for name, value in flags.items() if value is not None}
+    settings = Settings(**given)
+    wrong = find_contradiction(settings)
+    if wrong is not None:
+        message, names = wrong
+        from_variables = [n for n in names if n in variables and flags.get(n) is None]
+        if not from_variables:
+            raise UsageError(message)
+        blamed = ", ".join(f"FORKSERVE_{name.upper()}" for name in from_variables)
+        raise SettingsError(f"{message} (from {blamed})")
+    if settings.ready_fd is not None:
+        try:
+            os.fstat(settings.ready_fd)
+        except OSError as error:
+            raise SettingsError(f"--ready-fd {settings.ready_fd}: {error.strerror}") from None
+    return settings
+
+
+def announce(addresses: Sequence[str], ready_fd: int | None) -> None:
+    """Say that every worker is ready: a line for each address, whatever the log level."""
+    for address in addresses:
+        write_line(f"forkserve: listening on {address}")
+    if ready_fd is not None:
+        try:
+            os.write(ready_fd, "".join(f"{address}\n" for address in addresses).encode())
+            os.close(ready_fd)
+        except OSError as error:
+            log.warning("--ready-fd %d: %s", ready_fd, error)
+
+
+def _make_server(target: Any, settings: Settings) -> Server:
+    return Server(
+        target,
+        *settings.bind,
+        mode=settings.mode,
+        workers=settings.workers,
+        threads=settings.threads,
+        spare=settings.spare,
+        connections_per_child=settings.connections_per_child,
+        max_connections=settings.max_connections,
+        drain_timeout=settings.drain_timeout,
+        boot_timeout=settings.boot_timeout,
+        access_log=settings.access_log,
+    )
+
+
+def _fail(error: ForkserveError) -> int:
+    if isinstance(error, TargetError) and error.__cause__ is not None:
+        import traceback
+
+        write_line("".join(traceback.format_exception(error.__cause__)).rstrip())
+    _say(f"forkserve: error: {error}")
+    return error.exit_status
+
+
+def _say(line: str) -> None:
+    write_line(line)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, instead of the whole usage and then that."""
+
+    def error(self, message: str) -> NoReturn:
+        write_line(f"{self.prog}: error: {message} (see {self.prog} --help)")
+        raise SystemExit(2)
+
+
+class _Addresses(argparse.Action):
+    """Collects the addresses of several -b."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, (getattr(namespace, self.dest) or ()) + values)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="forkserve",
+        description="Serve a handler in the concurrency mode that a flag names.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"forkserve {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in (
+        ("run", "serve until TERM or INT"),
+        ("check", "import the target and check the settings, but listen nowhere"),
+    ):
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.add_argument(
+            "target",
+            metavar="TARGET",
+            help="what to serve: package.module:name or path/to/file.py:name",
+        )
+        for option in OPTIONS:
+            _add_option(command, option)
+    return parser
+
+
+def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
+    default = next(f.default for f in fields(Settings) if f.name == option.name)
+    text = f"{option.help} {_describe_default(option, default)}"
+    names = [option.short, option.flag] if option.short else [option.flag]
+    if option.name == "access_log":
+        parser.add_argument(*names, action="store_true", default=None, help=text)
+        return
+
+    def parse(value: str) -> Any:
+        try:
+            return option.parse(value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    parser.add_argument(
+        *names,
+        type=parse,
+        metavar=option.metavar,
+        default=None,
+        action=_Addresses if option.name == "bind" else "store",
+        help=text.replace("%", "%%"),
+    )
+
+
+def _describe_default(option: Option, default: Any) -> str:
+    shown = {None: "auto" if option.name == "workers" else "none", False: "off"}.get(
+        default if default is None or default is False else "", default
+    )
+    if isinstance(shown, tuple):
+        shown = " ".join(shown)
+    elif isinstance(shown, float):
+        shown = f"{shown:g}"
+    return f"[default: {shown}; env: {option.variable}]"

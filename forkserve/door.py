@@ -1,0 +1,284 @@
+"""Where an accept loop waits: for connections, and for peers that have yet to close."""
+
+import contextlib
+import errno
+from _socket import MSG_DONTWAIT, SHUT_WR
+from _socket import socket as Descriptor
+from collections import deque
+from collections.abc import Sequence
+from time import monotonic
+from typing import Protocol
+
+from forkserve.connection import Connection
+from forkserve.listener import Listener
+from forkserve.log import log
+from forkserve.stop import Stop
+from forkserve.wait import EXCLUSIVE, ONCE, Wait
+
+LINGER_TIMEOUT = 2.0
+LINGER_BYTES = 256 * 1024
+PAUSE = 0.1
+GRACE = 0.02  # a handshake that began before the door was closed ends within this
+QUIET = 5.0  # between two lines about the same trouble
+
+_FRESH = 16  # by the time so many more were served, the peer of the first has mostly closed
+_recv = Descriptor.recv
+
+
+class Attendance(Protocol):
+    """Told when somebody begins and ends to wait at the door."""
+
+    def arrive(self) -> bool:
+        """Say that one more waits; False sends it away, because enough do."""
+        ...
+
+    def leave(self) -> None:
+        """Say that it does not wait any more."""
+        ...
+
+
+class Door:
+    """The listeners of one process, watched while there is room.
+
+    Several threads may wait here, each running accept_loop. Nothing here is a lock: what they
+    share are single dictionary, deque and epoll operations.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        stop: Stop,
+        limit: int,
+        wait: Wait,
+        attendance: Attendance | None = None,
+    ) -> None:
+        self.is_full = False
+        self.is_closing = False
+        self.taken = 0
+        self._stop = stop
+        self._limit = limit
+        self._wait = wait
+        self._attendance = attendance
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._is_watching = False
+        self._paused_until = 0.0
+        self._closing_at: float | None = None
+        self._trouble_said_at: float | None = None
+        self._trouble_unsaid = 0
+        self._fresh: deque[Connection] = deque()
+        self._lingering: dict[int, _Lingering] = {}
+        self._deadlines: deque[_Lingering] = deque()
+        # With one listener a burst is served before anything else is looked at; with several, one
+        # connection each, so that a flood on one cannot starve another.
+        self.burst = 64 if len(listeners) == 1 else 1
+
+    # -- waiting
+
+    def wait(self) -> list[Listener]:
+        """Block until some listeners may have a connection; none of them: the door is closed."""
+        while True:
+            now = monotonic()
+            if self._is_over(now):
+                return []
+            self._watch(now)
+            self._register_fresh(now)
+            if self._attendance is not None and not self._attendance.arrive():
+                return []
+            found = self._wait.poll(self._timeout(now))
+            if self._attendance is not None:
+                self._attendance.leave()
+            ready = self._sort(found)
+            if ready:
+                return ready
+            if self.is_closing and (self._is_watching or not self._listeners):
+                return []
+
+    def _is_over(self, now: float) -> bool:
+        stop = self._stop
+        if not stop.is_set:
+            return False
+        if self._closing_at is None:
+            self._closing_at = now + GRACE
+        if now >= self._closing_at:
+            self.is_closing = True
+        return stop.is_hurried or stop.is_retired
+
+    def _watch(self, now: float) -> None:
+        wanted = not self.is_full and now >= self._paused_until
+        if wanted == self._is_watching:
+            return
+        self._is_watching = wanted
+        for descriptor in self._listeners:
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                if wanted:
+                    self._wait.register(descriptor, EXCLUSIVE)
+                else:
+                    self._wait.unregister(descriptor)
+
+    def _timeout(self, now: float) -> float | None:
+        due = []
+        if self._paused_until > now:
+            due.append(self._paused_until)
+        if self._deadlines:
+            due.append(self._deadlines[0].deadline)
+        if self._closing_at is not None:
+            if not self.is_closing:
+                due.append(self._closing_at)
+            elif self._is_watching:
+                return 0.0
+        return max(0.0, min(due) - now) if due else None
+
+    def _sort(self, found: list[int]) -> list[Listener]:
+        ready = []
+        for descriptor in found:
+            listener = self._listeners.get(descriptor)
+            if listener is not None:
+                ready.append(listener)
+                self._go_to_the_end_of_the_line(descriptor)
+            else:
+                self._hear(descriptor)
+        if self._deadlines:
+            self._expire(monotonic())
+        return ready
+
+    def _go_to_the_end_of_the_line(self, descriptor: int) -> None:
+        # EPOLLEXCLUSIVE always wakes the first in line: who was woken goes to its end, and the
+        # connections are shared evenly by the processes that wait.
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            self._wait.unregister(descriptor)
+            self._wait.register(descriptor, EXCLUSIVE)
+
+    def is_stopping(self) -> bool:
+        """Whether this process was asked to leave."""
+        return self._stop.is_set
+
+    # -- trouble
+
+    def pause(self, reason: BaseException) -> None:
+        """Stop watching for a moment: the machine is at a limit, and the clients can wait."""
+        now = monotonic()
+        self._paused_until = now + PAUSE
+        self._trouble_unsaid += 1
+        if self._trouble_said_at is None or now >= self._trouble_said_at + QUIET:
+            name = errno.errorcode.get(getattr(reason, "errno", None) or 0, type(reason).__name__)
+            log.warning(
+                "cannot take connections: %s (%s), %d times; trying again every %d ms",
+                reason,
+                name,
+                self._trouble_unsaid,
+                PAUSE * 1000,
+            )
+            self._trouble_said_at = now
+            self._trouble_unsaid = 0
+
+    # -- the last byte arrives
+
+    def linger(self, connection: Connection) -> None:
+        """Own a connection from here on: end our side, and close when the peer has ended its.
+
+        Closing while input is unread, or still under way, makes the kernel reset the connection,
+        and the peer loses what it has not read yet (RFC 9112, 9.6; RFC 1122, 4.2.2.13).
+        """
+        try:
+            connection.shutdown(SHUT_WR)  # also ends it for the peer if another process holds it
+        except OSError:
+            connection.close()
+            return
+        if connection.at_end:
+            connection.close()
+            return
+        self._fresh.append(connection)
+        if len(self._fresh) > _FRESH:
+            entry = _Lingering(self._fresh.popleft(), monotonic() + LINGER_TIMEOUT)
+            if not entry.is_over():
+                self._keep(entry)
+        self._count()
+
+    def has_lingering(self) -> bool:
+        """Whether some peer has yet to close."""
+        return bool(self._fresh or self._lingering)
+
+    def _count(self) -> None:
+        self.is_full = len(self._fresh) + len(self._lingering) >= self._limit
+
+    def _register_fresh(self, now: float) -> None:
+        while self._fresh:
+            with contextlib.suppress(IndexError):
+                self._keep(_Lingering(self._fresh.popleft(), now + LINGER_TIMEOUT))
+
+    def _keep(self, entry: "_Lingering") -> None:
+        descriptor = entry.connection.fileno()
+        self._lingering[descriptor] = entry
+        self._deadlines.append(entry)
+        self._wait.register(descriptor, ONCE)
+
+    def _hear(self, descriptor: int) -> None:
+        entry = self._lingering.pop(descriptor, None)
+        if entry is None:
+            return
+        if not entry.is_over():
+            self._lingering[descriptor] = entry
+            self._wait.modify(descriptor, ONCE)
+        self._count()
+
+    def _expire(self, now: float) -> None:
+        with contextlib.suppress(IndexError):
+            while (entry := self._deadlines[0]).deadline <= now or entry.is_closed():
+                self._deadlines.popleft()
+                if self._lingering.pop(entry.connection.fileno(), None) is not None:
+                    entry.connection.close()
+        self._count()
+
+    # -- the end
+
+    def drop(self, listener: Listener) -> None:
+        """Watch a listener no more that was emptied and shut down."""
+        descriptor = listener.fileno()
+        if self._listeners.pop(descriptor, None) is not None and self._is_watching:
+            self._wait.unregister(descriptor)
+
+    def close(self) -> None:
+        """Close this process's copies of the listeners; what lingers goes on."""
+        for listener in self._listeners.values():
+            listener.socket.close()
+        self._listeners.clear()
+        self._is_watching = False
+
+    def turn(self) -> None:
+        """Wait once for anything but a connection."""
+        now = monotonic()
+        self._register_fresh(now)
+        due = self._deadlines[0].deadline if self._deadlines else None
+        self._sort(self._wait.poll(None if due is None else max(0.0, due - now)))
+
+
+class _Lingering:
+    """A connection that we have ended and its peer has not."""
+
+    __slots__ = ("connection", "deadline", "room")
+
+    def __init__(self, connection: Connection, deadline: float) -> None:
+        self.connection = connection
+        self.deadline = deadline
+        self.room = LINGER_BYTES
+
+    def is_over(self) -> bool:
+        """Read what has come; close and say so if that was the end of it, or too much."""
+        connection = self.connection
+        if connection.gettimeout():
+            connection.settimeout(0.0)  # or recv would wait that long, MSG_DONTWAIT or not
+        try:
+            size = len(_recv(connection, 65536, MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
+        except OSError:
+            size = 0
+        self.room -= size
+        if size and self.room > 0:
+            return False
+        connection.close()
+        return True
+
+    def is_closed(self) -> bool:
+        """Whether the connection was closed meanwhile."""
+        return self.connection.fileno() < 0

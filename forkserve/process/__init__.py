@@ -1,0 +1,1 @@
+"""Processes: fork them, watch over them, collect them."""

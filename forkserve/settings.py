@@ -1,0 +1,223 @@
+"""What can be set, how it is written, what it may be, and what contradicts what."""
+
+import enum
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from forkserve.address import DEFAULT_ADDRESS, parse_address
+from forkserve.errors import SettingsError
+from forkserve.log import LEVELS
+
+
+class Mode(enum.StrEnum):
+    """The four modes, as flags and arguments name them."""
+
+    ITERATIVE = "iterative"
+    THREAD = "thread"
+    PROCESS = "process"
+    PREFORK = "prefork"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One server's settings, each within its range; times are in seconds."""
+
+    bind: tuple[str, ...] = (DEFAULT_ADDRESS,)
+    mode: Mode = Mode.PREFORK
+    workers: int | None = None
+    threads: int | None = None
+    spare: int = 0
+    connections_per_child: int = 1
+    max_connections: int = 1024
+    drain_timeout: float = 25.0
+    boot_timeout: float = 60.0
+    ready_fd: int | None = None
+    log_level: str = "info"
+    access_log: bool = False
+
+    def count_workers(self) -> int:
+        """Return how many workers there will be."""
+        if self.workers is not None:
+            return self.workers
+        return count_cpus() if self.mode is Mode.PREFORK else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How one setting is written: as a flag, and as FORKSERVE_<NAME> in the environment."""
+
+    name: str
+    parse: Callable[[str], Any]
+    metavar: str
+    help: str
+    short: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The long flag."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "FORKSERVE_" + self.name.upper()
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            raise ValueError(f"{text!r} is not a whole number from {least} up")
+        return int(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise ValueError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def _choice(names: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"{text!r} is not one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
+def _mode(text: str) -> Mode:
+    return Mode(_choice(tuple(Mode))(text))
+
+
+def _workers(text: str) -> int | None:
+    return None if text == "auto" else _whole(1)(text)
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    addresses = tuple(text.replace(",", " ").split())
+    for address in addresses:
+        parse_address(address)
+    return addresses
+
+
+def _switch(text: str) -> bool:
+    values = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in values:
+        raise ValueError(f"{text!r} is not one of {', '.join(values)}")
+    return values[text.lower()]
+
+
+OPTIONS = (
+    Option(
+        "bind",
+        _addresses,
+        "ADDRESS",
+        "listen here; may be given several times. tcp://HOST:PORT, HOST:PORT, :PORT (IPv4 and IPv6),"
+        " unix:///PATH; ?backlog=N and, for unix, ?mode=660",
+        "-b",
+    ),
+    Option(
+        "mode",
+        _mode,
+        "MODE",
+        "iterative, thread, process or prefork: what serves a connection",
+        "-m",
+    ),
+    Option(
+        "workers",
+        _workers,
+        "N|auto",
+        "worker processes; auto is one a CPU in prefork mode, else 1",
+        "-w",
+    ),
+    Option(
+        "threads",
+        _whole(1),
+        "K",
+        "threads a worker: the bound in thread mode; in prefork mode, so many connections at a time",
+    ),
+    Option("spare", _whole(0), "K", "process mode: so many processes forked ahead"),
+    Option(
+        "connections_per_child",
+        _whole(1),
+        "N",
+        "process mode: a process serves so many connections, one after another",
+    ),
+    Option(
+        "max_connections",
+        _whole(1),
+        "N",
+        "the whole server's bound; further clients wait in the backlog",
+    ),
+    Option("drain_timeout", _seconds, "S", "at a stop, seconds until what still runs is interrupted"),
+    Option("boot_timeout", _seconds, "S", "seconds that a worker may take to become ready"),
+    Option("ready_fd", _whole(0), "FD", "when ready, write the addresses to this descriptor, close it"),
+    Option("log_level", _choice(tuple(LEVELS)), "LEVEL", ", ".join(LEVELS) + ": least to be logged"),
+    Option("access_log", _switch, "", "log a line for each connection"),
+)
+
+
+def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that FORKSERVE_ variables give; SettingsError names a wrong one."""
+    given = {}
+    for option in OPTIONS:
+        text = environment.get(option.variable)
+        if text:
+            try:
+                given[option.name] = option.parse(text)
+            except ValueError as error:
+                raise SettingsError(f"{option.variable}: {error}") from None
+    return given
+
+
+def find_contradiction(settings: Settings) -> tuple[str, tuple[str, ...]] | None:
+    """Return what is wrong with these settings together, and the names of those concerned."""
+    mode = settings.mode
+    if settings.threads is not None and mode not in (Mode.THREAD, Mode.PREFORK):
+        return f"--threads has no meaning in {mode} mode", ("threads", "mode")
+    if settings.spare and mode is not Mode.PROCESS:
+        return f"--spare has no meaning in {mode} mode", ("spare", "mode")
+    if settings.connections_per_child != 1 and mode is not Mode.PROCESS:
+        return (
+            f"--connections-per-child has no meaning in {mode} mode",
+            ("connections_per_child", "mode"),
+        )
+    if settings.spare >= settings.max_connections:
+        return (
+            f"--spare {settings.spare} leaves no connection of --max-connections"
+            f" {settings.max_connections}",
+            ("spare", "max_connections"),
+        )
+    return None
+
+
+def count_cpus() -> int:
+    """Return how many CPUs this process may use, by its affinity and its cgroup's quota."""
+    cpus = len(os.sched_getaffinity(0))
+    quota = _read_quota()
+    return cpus if quota is None else max(1, min(cpus, -(-quota[0] // quota[1])))
+
+
+def _read_quota() -> tuple[int, int] | None:
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        try:
+            with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") as file:
+                quota = file.read().strip()
+            with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us") as file:
+                period = file.read().strip()
+        except OSError:
+            return None
+    if not quota.isdigit() or not period.isdigit():  # "max", or -1: no quota
+        return None
+    return int(quota), max(1, int(period))

@@ -1,0 +1,88 @@
+"""Signals: masked across fork, handled by flags."""
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from signal import Handlers
+
+    Disposition = Callable[[int, FrameType | None], object] | int | Handlers | None
+
+# Sent by a parent to the process that serves a connection in its main thread, where no flag ends a
+# blocked recv (PEP 475): its handler shuts that connection down. Ignored by default (signal(7)), so
+# a process that has no handler for it is not hurt.
+INTERRUPT = signal.SIGURG
+
+HANDLED = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGCHLD,
+    INTERRUPT,
+)
+
+
+def take_over_at_boot() -> None:
+    """Let TERM, INT and QUIT end a process that has nothing to clean up yet.
+
+    The first thing the command does: as PID 1 the kernel discards signals that have no handler
+    (pid_namespaces(7)), and a parent may have left them blocked or ignored.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, _leave_at_once)
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, _do_nothing)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+
+
+def _leave_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(0)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+@contextmanager
+def handled(
+    handlers: "Mapping[int, Disposition]", wakeup_descriptor: int
+) -> Iterator[None]:
+    """Install handlers, and the descriptor that each signal writes to, for the time of a block.
+
+    In the main thread only (signal(2)); handlers only set flags.
+    """
+    before = install(handlers)
+    descriptor = signal.set_wakeup_fd(wakeup_descriptor, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(descriptor)
+        install(before)
+
+
+def install(handlers: "Mapping[int, Disposition]") -> "dict[int, Disposition]":
+    """Install handlers and return the ones they replace."""
+    return {
+        number: signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number, handler in handlers.items()
+    }
+
+
+def block() -> "Iterable[int]":
+    """Hold back every signal we handle, and return the mask to restore."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
+def restore(mask: "Iterable[int]") -> None:
+    """Let through what block() held back."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)

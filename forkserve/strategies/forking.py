@@ -1,0 +1,245 @@
+"""A process for each live connection: forked for it, forked ahead of it, or used again."""
+
+import mmap
+import os
+import signal
+from _socket import SHUT_WR
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+
+from forkserve import signals
+from forkserve.acceptor import accept_loop
+from forkserve.connection import Connection
+from forkserve.door import LINGER_BYTES, LINGER_TIMEOUT
+from forkserve.log import log
+from forkserve.process.fork import fork
+from forkserve.process.reaper import collect
+from forkserve.service import Inline, Service
+from forkserve.wakeup import Wakeup
+
+BUSY, AT_DOOR = 0, 1
+IDLE_CHILDREN = 8  # so many children that served may wait for their next connection
+KILL_AFTER = 0.7  # the leader kills us a second after its hurry: our children must be gone
+
+
+class Forking:
+    """accept_loop here, a child for each connection.
+
+    With spares or with children that serve again, children wait at the door themselves; then
+    this process comes to it only while none of them is there.
+    """
+
+    def __init__(self, spare: int = 0, connections_per_child: int = 1) -> None:
+        self._spare = spare
+        self._connections_per_child = connections_per_child
+
+    def serve(self, service: Service) -> None:
+        """Serve until stopped; blocks. The children are this process's own."""
+        Children(service, self._spare, self._connections_per_child).run()
+
+
+class Children:
+    """The connection children of one process."""
+
+    def __init__(self, service: Service, spare: int, connections_per_child: int) -> None:
+        self._service = service
+        self._spare = spare
+        self._connections_per_child = connections_per_child
+        self._are_pooled = spare > 0 or connections_per_child > 1
+        self._slots = mmap.mmap(-1, service.limit)  # a byte each, written by the child that has it
+        self._free = list(range(service.limit))
+        self._pids: dict[int, int] = {}
+        self._lifeline, self._lifeline_end = os.pipe2(os.O_CLOEXEC)
+        self._forwarded: list[int] = []
+        self._kill_at: float | None = None
+        self._door = service.make_door()
+        self._run_handler = service.make_run_handler(linger_here)
+        service.attend = self._attend
+
+    def run(self) -> None:
+        """Serve until stopped, then see every child out."""
+        self._attend()
+        accept_loop(self._door, self.dispatch)
+        self._door.close()
+        self._attend()
+        while self._pids:
+            due = None if self._kill_at is None else max(0.0, self._kill_at - monotonic())
+            self._service.wait.poll(due)
+            self._kill_when_due(monotonic())
+        os.close(self._lifeline)
+        os.close(self._lifeline_end)
+        self._slots.close()
+
+    def dispatch(self, connection: Connection) -> None:
+        """Give the connection to a new child; without room for one, end it and pause."""
+        if self._service.child_died:
+            self._collect()
+        try:
+            self._fork(connection)
+        except OSError as error:
+            log.warning("cannot fork for a connection: %s; closed it", error)
+            self._door.linger(connection)
+            self._door.pause(error)
+        else:
+            connection.close()  # the child has its own
+            self._count()
+
+    # -- in the parent
+
+    def _fork(self, connection: Connection | None) -> None:
+        slot = self._free[-1]
+        child: Callable[[], int]
+        if self._are_pooled:
+            prepare = self._own_wakeup
+            child = partial(self._live_in_pool, slot, connection)
+        else:
+            prepare = self._own_nothing
+            child = partial(self._serve_one, connection)  # type: ignore[arg-type]
+        self._slots[slot] = AT_DOOR if connection is None else BUSY
+        self._pids[fork(child, prepare)] = self._free.pop()
+
+    def _attend(self) -> None:
+        """Whatever woke us: collect the dead, fork ahead, pass on a stop."""
+        self._collect()
+        stop = self._service.stop
+        if stop.is_set:
+            self._forward_stop()
+            return
+        try:
+            while len(self._pids) < self._service.limit and self._count_idle() < self._spare:
+                self._fork(None)
+        except OSError as error:
+            self._door.pause(error)
+        self._count()
+
+    def _collect(self) -> None:
+        self._service.child_died = False
+        for pid, code in collect(self._pids):
+            slot = self._pids.pop(pid)
+            self._slots[slot] = BUSY
+            self._free.append(slot)
+            if code < 0:
+                log.error("connection process %d was killed by %s", pid, signal.Signals(-code).name)
+            elif code > 0:
+                log.warning("connection process %d exited with %d", pid, code)
+        self._count()
+
+    def _count(self) -> None:
+        self._door.is_full = len(self._pids) >= self._service.limit or self._count_idle() > 0
+
+    def _count_idle(self) -> int:
+        return self._slots[:].count(AT_DOOR) if self._are_pooled else 0
+
+    def _forward_stop(self) -> None:
+        number = signal.SIGQUIT if self._service.stop.is_hurried else signal.SIGTERM
+        if number in self._forwarded:
+            return
+        self._forwarded.append(number)
+        if self._service.stop.is_hurried:
+            self._kill_at = monotonic() + KILL_AFTER
+        for pid in self._pids:
+            os.kill(pid, number)
+            os.kill(pid, signals.INTERRUPT)
+
+    def _kill_when_due(self, now: float) -> None:
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            for pid in self._pids:
+                os.kill(pid, signal.SIGKILL)
+
+    # -- in the child
+
+    def _own_nothing(self) -> None:
+        """Drop what a child that never waits does not need."""
+        service = self._service
+        service.close()
+        if service.lifeline is not None:
+            os.close(service.lifeline)
+        os.close(self._lifeline)
+        os.close(self._lifeline_end)
+        for listener in service.listeners:
+            listener.socket.close()
+
+    def _own_wakeup(self) -> None:
+        """Take a wait and a wakeup of our own; the parent's wakeup stays, to ring it."""
+        service = self._service
+        parent = service.wakeup
+        service.wait.close()
+        os.close(parent.reader)
+        if service.lifeline is not None:
+            os.close(service.lifeline)
+        os.close(self._lifeline_end)
+        service.attend = service.interrupt_as_asked
+        service.open(self._lifeline)
+        signal.set_wakeup_fd(service.wakeup.writer, warn_on_full_buffer=False)
+        self._parent = parent
+
+    def _serve_one(self, connection: Connection) -> int:
+        lane = Inline(self._run_handler)
+        self._service.lanes.append(lane)
+        lane.dispatch(connection)
+        return 0
+
+    def _live_in_pool(self, slot: int, connection: Connection | None) -> int:
+        service = self._service
+        presence = Presence(self._slots, slot, self._parent, self._spare)
+        door = service.make_door(attendance=presence)
+        lane = service.make_lane(door.linger)
+        left = self._connections_per_child
+
+        def dispatch(connection: Connection) -> None:
+            nonlocal left
+            lane.dispatch(connection)
+            left -= 1
+            if left == 0:
+                service.stop.retire()
+                door.is_full = True  # not one more, even if the burst has not ended
+
+        if connection is not None:
+            dispatch(connection)
+        accept_loop(door, dispatch)
+        door.close()
+        while door.has_lingering() and not service.stop.is_hurried:
+            door.turn()
+        return 0
+
+
+class Presence:
+    """Whether this child waits at the door, shown to its parent in shared memory."""
+
+    def __init__(self, slots: mmap.mmap, slot: int, parent: Wakeup, spare: int) -> None:
+        self._slots = slots
+        self._slot = slot
+        self._parent = parent
+        self._wanted = max(spare, 1)
+        self._most = max(spare, IDLE_CHILDREN)
+
+    def arrive(self) -> bool:
+        """Wait, unless enough of the others do."""
+        if self._slots[self._slot] == BUSY and self._slots[:].count(AT_DOOR) >= self._most:
+            return False
+        self._slots[self._slot] = AT_DOOR
+        return True
+
+    def leave(self) -> None:
+        """Ring for the parent when fewer wait than it wants to have there."""
+        self._slots[self._slot] = BUSY
+        if self._slots[:].count(AT_DOOR) < self._wanted:
+            self._parent.ring()
+
+
+def linger_here(connection: Connection) -> None:
+    """End our side of a connection, wait for the peer to end its, and close: Door.linger for a
+    process that has nothing else to do.
+    """
+    try:
+        connection.shutdown(SHUT_WR)
+        deadline = monotonic() + LINGER_TIMEOUT
+        room = LINGER_BYTES
+        while not connection.at_end and room > 0 and (left := deadline - monotonic()) > 0:
+            connection.settimeout(left)
+            room -= len(connection.recv(65536)) or room
+    except OSError:
+        pass  # reset, or still open after all that time
+    connection.close()

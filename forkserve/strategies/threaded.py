@@ -1,0 +1,168 @@
+"""A thread for each live connection, and no more threads than it takes."""
+
+import _thread
+from time import monotonic
+
+from forkserve.acceptor import accept_loop
+from forkserve.door import GRACE, PAUSE, QUIET
+from forkserve.log import log
+from forkserve.service import Service
+from forkserve.wait import READABLE, Wait
+from forkserve.wakeup import Wakeup
+
+FIRST_LANES = 2
+IDLE_LANES = 4  # so many finished threads may wait for the next connection
+TICK = 0.002
+STUCK_TICKS = 2
+STEP = 32
+
+
+def lanes_to_add(stuck_ticks: int, lanes: int, most: int) -> int:
+    """Return how many lanes to add, after so many ticks in which nobody came to the door."""
+    if stuck_ticks < STUCK_TICKS:
+        return 0
+    return max(0, min(lanes, STEP, most - lanes))
+
+
+class Threaded:
+    """accept_loop in as many threads (lanes) as there are connections that take their time.
+
+    A lane accepts for itself and serves for itself: handing a connection to another thread would
+    cost more than serving a short one. While a lane serves, others wait at the door. When the
+    last one leaves it, it rings for the main thread, which adds lanes if for two ticks nobody has
+    come back and nobody has accepted: then every lane is held up by its connection.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
+
+    def serve(self, service: Service) -> None:
+        """Serve until stopped; blocks in the main thread, which serves no connection itself."""
+        most = service.limit if self._threads is None else min(self._threads, service.limit)
+        lanes = Lanes(service, most)
+        lanes.run()
+
+
+class Lanes:
+    """The threads of one process that accept and serve, and the one that adds to them."""
+
+    def __init__(self, service: Service, most: int) -> None:
+        self._service = service
+        self._most = most
+        self._gate = Wakeup()
+        wait = Wait()
+        wait.register(self._gate.reader, READABLE)
+        self._door = service.make_door(wait, attendance=self)
+        self._door_wait = wait
+        self._at_door: list[None] = []
+        self._on_duty = False
+        self._stuck_ticks = 0
+        self._taken_at_last_tick = 0
+        self._lanes = 0
+        self._no_thread_until = 0.0
+        self._no_thread_said_at = -QUIET
+        self._gate_opens_at: float | None = None
+        self._failure: BaseException | None = None
+
+    # -- Attendance: called by the lanes
+
+    def arrive(self) -> bool:
+        """Let a lane wait, unless enough do."""
+        if len(self._at_door) >= IDLE_LANES:
+            return False
+        self._at_door.append(None)
+        return True
+
+    def leave(self) -> None:
+        """Ring for the main thread if nobody waits any more."""
+        self._at_door.pop()
+        if not self._at_door and not self._on_duty:
+            self._on_duty = True
+            self._service.wakeup.ring()
+
+    def _run_lane(self) -> None:
+        lane = self._service.make_lane(self._door.linger)
+        try:
+            accept_loop(self._door, lane.dispatch)
+        except BaseException as error:
+            self._failure = error
+            self._service.stop.retire()
+        finally:
+            self._service.lanes.remove(lane)
+            if self._service.stop.is_set:
+                self._service.wakeup.ring()
+
+    # -- the main thread
+
+    def run(self) -> None:
+        """Start the first lanes, add to them as needed, and see the last one out."""
+        self._add(min(FIRST_LANES, self._most))
+        while not self._is_done():
+            self._service.wait.poll(self._timeout())
+            now = monotonic()
+            if self._service.stop.is_set:
+                self._close_door(now)
+            elif self._on_duty:
+                self._look(now)
+        self._door.close()
+        self._door_wait.close()
+        self._gate.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _is_done(self) -> bool:
+        stop = self._service.stop
+        if not stop.is_set or self._service.lanes:
+            return False
+        return stop.is_hurried or not self._door.has_lingering()
+
+    def _timeout(self) -> float | None:
+        if self._gate_opens_at is not None:
+            return max(0.0, self._gate_opens_at - monotonic())
+        if self._on_duty or self._door.has_lingering():
+            return TICK if self._can_grow() else PAUSE
+        return None
+
+    def _can_grow(self) -> bool:
+        return self._lanes < self._most
+
+    def _look(self, now: float) -> None:
+        """One tick: go off duty when somebody waits at the door, else see whether all are stuck."""
+        if self._at_door:
+            self._on_duty = False
+            self._stuck_ticks = 0
+            return
+        if self._door.taken != self._taken_at_last_tick:
+            self._taken_at_last_tick = self._door.taken
+            self._stuck_ticks = 0
+            return
+        self._stuck_ticks += 1
+        self._lanes = len(self._service.lanes)
+        if now >= self._no_thread_until:
+            self._add(lanes_to_add(self._stuck_ticks, self._lanes, self._most))
+
+    def _add(self, count: int) -> None:
+        for _ in range(count):
+            try:
+                _thread.start_new_thread(self._run_lane, ())
+            except RuntimeError as error:
+                if not self._service.lanes:
+                    raise
+                self._say_no_thread(error)
+                return
+
+    def _say_no_thread(self, error: RuntimeError) -> None:
+        now = monotonic()
+        self._no_thread_until = now + PAUSE
+        if now >= self._no_thread_said_at + QUIET:
+            log.warning("cannot add a thread: %s; clients wait until one is free", error)
+            self._no_thread_said_at = now
+
+    def _close_door(self, now: float) -> None:
+        stop = self._service.stop
+        if self._gate_opens_at is None and not self._door.is_closing:
+            self._gate_opens_at = now + (0.0 if stop.is_retired or stop.is_hurried else GRACE)
+        if stop.is_hurried or (self._gate_opens_at is not None and now >= self._gate_opens_at):
+            self._gate_opens_at = None
+            self._door.is_closing = True
+            self._gate.ring()

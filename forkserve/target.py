@@ -1,0 +1,66 @@
+"""Find what the user wants to serve: package.module:name or path/to/file.py:name."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+from forkserve.errors import TargetError
+
+
+def load_target(text: str) -> Any:
+    """Import the module, the current folder on the path, and return the name in it.
+
+    Raises TargetError; its ``__cause__`` is what the user's module raised, if that is at fault.
+    """
+    place, colon, name = text.rpartition(":")
+    if not colon or not place or not name:
+        raise TargetError(
+            f"target {text!r}: expected package.module:name or path/to/file.py:name"
+        )
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    is_file = place.endswith(".py") or "/" in place
+    try:
+        module = _import_file(text, place) if is_file else _import_module(text, place)
+    except TargetError:
+        raise
+    except BaseException as error:
+        kind = type(error).__name__
+        raise TargetError(f"target {text!r}: importing {place} raised {kind}: {error}") from error
+    target: Any = module
+    for part in name.split("."):
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            raise TargetError(f"target {text!r}: {place} has no {name!r}") from None
+    return target
+
+
+def _import_module(text: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise TargetError(f"target {text!r}: there is no module {error.name!r}") from None
+        raise
+
+
+def _import_file(text: str, path: str) -> ModuleType:
+    if not os.path.isfile(path):
+        raise TargetError(f"target {text!r}: there is no file {path!r}")
+    folder, file = os.path.split(os.path.abspath(path))
+    if folder not in sys.path:
+        sys.path.append(folder)  # what lies beside the file can be imported, and hides nothing
+    name = file.removesuffix(".py")
+    if name in sys.modules or name in sys.stdlib_module_names:
+        name = f"forkserve_target_{name}"
+    spec = importlib.util.spec_from_file_location(name, os.path.join(folder, file))
+    if spec is None or spec.loader is None:
+        raise TargetError(f"target {text!r}: {path!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
