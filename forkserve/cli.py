@@ -175,12 +175,15 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     )
 
 
-def _describe_default(option: Option, default: Any) -> str:
-    shown = {None: "auto" if option.name == "workers" else "none", False: "off"}.get(
-        default if default is None or default is False else "", default
-    )
-    if isinstance(shown, tuple):
-        shown = " ".join(shown)
-    elif isinstance(shown, float):
-        shown = f"{shown:g}"
+def _describe_default(option: Option, default: object) -> str:
+    if default is None:
+        shown = "auto" if option.name == "workers" else "none"
+    elif isinstance(default, bool):
+        shown = "on" if default else "off"
+    elif isinstance(default, tuple):
+        shown = " ".join(default)
+    elif isinstance(default, float):
+        shown = f"{default:g}"
+    else:
+        shown = str(default)
     return f"[default: {shown}; env: {option.variable}]"

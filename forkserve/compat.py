@@ -51,16 +51,20 @@ class StockConnection(socket.socket):
 def is_stock_handler(target: object) -> bool:
     """Whether the target is a ``socketserver`` handler class; without importing socketserver."""
     stock = sys.modules.get("socketserver")
-    return stock is not None and isinstance(target, type) and issubclass(
-        target, stock.BaseRequestHandler
+    return (
+        stock is not None
+        and isinstance(target, type)
+        and issubclass(target, stock.BaseRequestHandler)
     )
 
 
 def is_stock_datagram_handler(target: object) -> bool:
     """Whether the target is a ``socketserver`` handler class for datagrams."""
     stock = sys.modules.get("socketserver")
-    return stock is not None and isinstance(target, type) and issubclass(
-        target, stock.DatagramRequestHandler
+    return (
+        stock is not None
+        and isinstance(target, type)
+        and issubclass(target, stock.DatagramRequestHandler)
     )
 
 

@@ -112,7 +112,9 @@ class Connection(Descriptor):
             if len(received) >= limit:
                 raise MessageTooLong(f"no {separator!r} in the first {limit} bytes")
             if not self.receive_more(RECEIVE_SIZE):
-                raise IncompleteRead(_take(received, len(received)), f"a message up to {separator!r}")
+                raise IncompleteRead(
+                    _take(received, len(received)), f"a message up to {separator!r}"
+                )
         end = found + len(separator)
         if end > limit:
             raise MessageTooLong(f"no {separator!r} in the first {limit} bytes")

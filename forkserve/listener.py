@@ -98,7 +98,7 @@ class Listener:
         return format_tcp(host, port)
 
     def fileno(self) -> int:
-        """The descriptor to wait on."""
+        """Return the descriptor to wait on."""
         return self.socket.fileno()
 
     def accept(self) -> Connection | None:
@@ -210,9 +210,7 @@ def _open(address: Address) -> list[Listener]:
 
 
 def _open_tcp(address: TCPAddress, host: str) -> list[Listener]:
-    found = socket.getaddrinfo(
-        host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    found = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     port = address.port
     listeners: list[Listener] = []
     with contextlib.ExitStack() as opened:
@@ -269,10 +267,9 @@ def _open_unix(address: UnixAddress) -> socket.socket:
         with contextlib.ExitStack() as failed:
             failed.callback(listening.close)
             os.fchmod(listening.fileno(), 0o600 & address.mode)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
+            _remove(beside)
             listening.bind(beside)
-            failed.callback(contextlib.suppress(FileNotFoundError)(os.unlink), beside)
+            failed.callback(_remove, beside)
             os.chmod(beside, address.mode)
             listening.listen(address.backlog)
             listening.setblocking(False)
@@ -297,6 +294,11 @@ def _refuse_occupied(path: str) -> None:
         except BlockingIOError:
             pass  # its queue is full
     raise OSError(errno.EADDRINUSE, "another server is listening there")
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _identify(path: str) -> tuple[int, int] | None:

@@ -271,7 +271,9 @@ def _warn_of_threads() -> None:
         import threading
 
         names = ", ".join(thread.name for thread in threading.enumerate()[1:]) or "not Python's"
-        log.warning("%d threads run before the first fork (%s): workers lack them", count - 1, names)
+        log.warning(
+            "%d threads run before the first fork (%s): workers lack them", count - 1, names
+        )
 
 
 def _warn_of_short_queue(listeners: Sequence[Listener]) -> None:

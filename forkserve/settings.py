@@ -120,8 +120,8 @@ OPTIONS = (
         "bind",
         _addresses,
         "ADDRESS",
-        "listen here; may be given several times. tcp://HOST:PORT, HOST:PORT, :PORT (IPv4 and IPv6),"
-        " unix:///PATH; ?backlog=N and, for unix, ?mode=660",
+        "listen here; may be given several times. tcp://HOST:PORT, HOST:PORT, :PORT (IPv4 and"
+        " IPv6), unix:///PATH; ?backlog=N and, for unix, ?mode=660",
         "-b",
     ),
     Option(
@@ -142,7 +142,7 @@ OPTIONS = (
         "threads",
         _whole(1),
         "K",
-        "threads a worker: the bound in thread mode; in prefork mode, so many connections at a time",
+        "threads a worker: the bound in thread mode; in prefork mode, so many at a time",
     ),
     Option("spare", _whole(0), "K", "process mode: so many processes forked ahead"),
     Option(
@@ -157,10 +157,16 @@ OPTIONS = (
         "N",
         "the whole server's bound; further clients wait in the backlog",
     ),
-    Option("drain_timeout", _seconds, "S", "at a stop, seconds until what still runs is interrupted"),
+    Option(
+        "drain_timeout", _seconds, "S", "at a stop, seconds until what still runs is interrupted"
+    ),
     Option("boot_timeout", _seconds, "S", "seconds that a worker may take to become ready"),
-    Option("ready_fd", _whole(0), "FD", "when ready, write the addresses to this descriptor, close it"),
-    Option("log_level", _choice(tuple(LEVELS)), "LEVEL", ", ".join(LEVELS) + ": least to be logged"),
+    Option(
+        "ready_fd", _whole(0), "FD", "when ready, write the addresses to this descriptor, close it"
+    ),
+    Option(
+        "log_level", _choice(tuple(LEVELS)), "LEVEL", ", ".join(LEVELS) + ": least to be logged"
+    ),
     Option("access_log", _switch, "", "log a line for each connection"),
 )
 

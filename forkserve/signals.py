@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
+Handler = Callable[[int, FrameType | None], object]
+
 if TYPE_CHECKING:
     from signal import Handlers
 
-    Disposition = Callable[[int, FrameType | None], object] | int | Handlers | None
+    Disposition = Handler | int | Handlers | None
 
 # Sent by a parent to the process that serves a connection in its main thread, where no flag ends a
 # blocked recv (PEP 475): its handler shuts that connection down. Ignored by default (signal(7)), so
@@ -54,9 +56,7 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def handled(
-    handlers: "Mapping[int, Disposition]", wakeup_descriptor: int
-) -> Iterator[None]:
+def handled(handlers: "Mapping[int, Disposition]", wakeup_descriptor: int) -> Iterator[None]:
     """Install handlers, and the descriptor that each signal writes to, for the time of a block.
 
     In the main thread only (signal(2)); handlers only set flags.

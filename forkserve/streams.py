@@ -94,7 +94,7 @@ class Reader:
         return line
 
     def fileno(self) -> int:
-        """The connection's descriptor."""
+        """Return the connection's descriptor."""
         return self._connection.fileno()
 
     def readable(self) -> bool:
@@ -140,7 +140,7 @@ class Writer:
         self._connection.flush()
 
     def fileno(self) -> int:
-        """The connection's descriptor."""
+        """Return the connection's descriptor."""
         return self._connection.fileno()
 
     def readable(self) -> bool:

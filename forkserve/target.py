@@ -17,9 +17,7 @@ def load_target(text: str) -> Any:
     """
     place, colon, name = text.rpartition(":")
     if not colon or not place or not name:
-        raise TargetError(
-            f"target {text!r}: expected package.module:name or path/to/file.py:name"
-        )
+        raise TargetError(f"target {text!r}: expected package.module:name or path/to/file.py:name")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     is_file = place.endswith(".py") or "/" in place

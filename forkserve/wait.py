@@ -4,7 +4,7 @@ import select
 from collections.abc import Callable
 
 READABLE = select.EPOLLIN
-# One waiting process is woken for one connection (epoll_ctl(2)); without it every idle worker wakes.
+# One waiting process is woken for one connection (epoll_ctl(2)), not every idle one.
 EXCLUSIVE = select.EPOLLIN | select.EPOLLEXCLUSIVE
 # Two threads that share the wait must not both be told of the same peer.
 ONCE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT

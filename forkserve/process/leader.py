@@ -1,5 +1,6 @@
 """Keep workers alive, and see them out: the parent of everything that serves."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -85,12 +86,10 @@ class Leader:
 
         Raises BootError if the first workers do not come up, ListenerDied if an address is lost.
         """
-        handlers = dict.fromkeys(_NOT_BUILT, self._on_request) | {
-            signal.SIGTERM: self._on_request,
-            signal.SIGINT: self._on_request,
-            signal.SIGQUIT: self._on_request,
-            signal.SIGCHLD: self._on_child,
-        }
+        handlers: dict[int, signals.Handler] = {}
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, *_NOT_BUILT):
+            handlers[number] = self._on_request
+        handlers[signal.SIGCHLD] = self._on_child
         self._wait = Wait()
         self._wakeup = Wakeup()
         self._lifeline, self._lifeline_end = os.pipe2(os.O_CLOEXEC)
@@ -233,7 +232,7 @@ class Leader:
         self._wait.close()
 
     def _hear_ready(self, pid: int) -> None:
-        """The pipe of a worker that boots has a byte, or has ended with the worker."""
+        """Read the pipe of a worker that boots: it has a byte, or has ended with the worker."""
         pipe = self._ready_pipes.pop(pid)
         is_ready = bool(os.read(pipe, 1))
         self._wait.forget(pipe)
@@ -301,7 +300,5 @@ class Leader:
 
     def _signal_group(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Reach the connection children of a worker that cannot see to them any more."""
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, number)
-        except (ProcessLookupError, PermissionError):
-            pass

@@ -230,9 +230,7 @@ class Presence:
 
 
 def linger_here(connection: Connection) -> None:
-    """End our side of a connection, wait for the peer to end its, and close: Door.linger for a
-    process that has nothing else to do.
-    """
+    """Do what Door.linger does, in a process that has nothing else to do: blocks until closed."""
     try:
         connection.shutdown(SHUT_WR)
         deadline = monotonic() + LINGER_TIMEOUT
