@@ -1,0 +1,1 @@
+"""What forkserve promises, each promise as a test."""

@@ -1,0 +1,1 @@
+"""Handlers that the servers under test are given."""

@@ -1,0 +1,1 @@
+"""What the tests share: starting servers, talking to them, looking at processes."""

@@ -1,0 +1,63 @@
+"""The modes and handler kinds that every promise is tried with."""
+
+from dataclasses import dataclass
+
+from tests.support.server import handler
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A way to serve: its flags, and how many connections it serves at the same time."""
+
+    name: str
+    mode: str
+    flags: tuple[str, ...] = ()
+    lanes: int = 20
+
+    @property
+    def lasting(self) -> bool:
+        """Tell whether the process that serves a connection is there for the next one."""
+        return self.mode != "process"
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Return the mode and its flags as `running` takes them."""
+        return (self.mode, *self.flags)
+
+
+MODES = [
+    Mode("iterative", "iterative", lanes=1),
+    Mode("thread", "thread"),
+    Mode("process", "process"),
+    Mode("process-spare", "process", ("--spare", "2")),
+    Mode("process-reused", "process", ("--connections-per-child", "3")),
+    Mode("prefork", "prefork", ("-w", "2"), lanes=2),
+    Mode("prefork-threads", "prefork", ("-w", "2", "--threads", "4"), lanes=8),
+]
+PLAIN_MODES = [mode for mode in MODES if mode.name == mode.mode]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of handler: the targets that echo, act on lines, and refuse early."""
+
+    name: str
+    echo: str
+    acts: str = ""
+
+
+KINDS = [
+    Kind("stream", handler("echo.py:Stream"), handler("acts.py:Stream")),
+    Kind("function", handler("echo.py:function"), handler("acts.py:function")),
+    Kind("base-request", handler("echo.py:Base"), handler("acts.py:Base")),
+    Kind("stream-request", handler("echo.py:StreamRequest"), handler("acts.py:StreamRequest")),
+]
+HTTP = Kind("http", "http.server:SimpleHTTPRequestHandler")
+
+ACTS = handler("acts.py:Stream")
+ECHO = handler("echo.py:Stream")
+
+
+def named(values: list[Mode] | list[Kind]) -> list[str]:
+    """Return the names, for the ids of parametrised tests."""
+    return [value.name for value in values]

@@ -1,0 +1,540 @@
+"""What the kernel and the peers do to a server, and what it makes of it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support import clients, processes
+from tests.support.faults import Fifo, frozen, injecting, lines_of, out_of_descriptors
+from tests.support.modes import ACTS, MODES, PLAIN_MODES, Mode, named
+from tests.support.requirements import requires, requires_root
+from tests.support.server import TCP, Server, handler, running
+from tests.support.waiting import Stopwatch, eventually, pause
+
+every_mode = pytest.mark.parametrize("mode", MODES, ids=named(MODES))
+every_plain_mode = pytest.mark.parametrize("mode", PLAIN_MODES, ids=named(PLAIN_MODES))
+
+TRANSIENT = [
+    "ECONNABORTED",
+    "ENETDOWN",
+    "EPROTO",
+    "ENOPROTOOPT",
+    "EHOSTDOWN",
+    "ENONET",
+    "EHOSTUNREACH",
+    "EOPNOTSUPP",
+    "ENETUNREACH",
+    "ETIMEDOUT",
+    "EPERM",
+    "EAGAIN",
+]
+SHORTAGES = ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EUCLEAN"]
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[Fifo]:
+    """Return what lets a blocked handler go on."""
+    with closing(Fifo(tmp_path)) as fifo:
+        yield fifo
+
+
+def family_pids(server: Server) -> list[int]:
+    """Return the numbers of all its processes but the supervisor."""
+    return [process.pid for process in server.family()]
+
+
+def cpu_of(pids: list[int]) -> float:
+    """Return the processor time that these processes have had together."""
+    return sum(processes.cpu_seconds(pid) for pid in pids)
+
+
+@every_plain_mode
+def test_out_of_descriptors(mode: Mode, tmp_path: Path) -> None:
+    """Out of descriptors, clients wait, the processor rests, the log is brief (F01)."""
+    with running(ACTS, *mode.arguments) as server:
+        assert clients.ask_line(server.address, "echo before") == "before"
+        if not mode.lasting:
+            eventually(lambda: len(server.family()) <= 2)
+        family = family_pids(server)
+        waiting: list[socket.socket] = []
+        with out_of_descriptors(family):
+            waiting += [clients.connect(server.address) for _ in range(3)]
+            for client in waiting:
+                client.sendall(b"echo after\n")
+                client.shutdown(socket.SHUT_WR)
+            server.wait_for_line("EMFILE|(?i)too many open files")
+            spent = cpu_of(family)
+            pause(1)
+            assert cpu_of(family) - spent <= 0.05
+            assert server.is_running()
+        watch = Stopwatch()
+        assert [clients.read_to_end(client) for client in waiting] == [b"after\n"] * 3
+        assert watch.seconds <= 0.5
+        assert family_pids(server)[:2] == family[:2]
+        assert len(lines_of(server.stderr_so_far(), "EMFILE|[Tt]oo many open files")) <= 3
+        for client in waiting:
+            client.close()
+
+
+@pytest.mark.parametrize("name", ["thread", "prefork-threads"])
+def test_out_of_descriptors_with_a_connection_at_work(name: str) -> None:
+    """Out of descriptors, a connection stays served, and its end lets the next one in (F01)."""
+    mode = next(mode for mode in MODES if mode.name == name)
+    with (
+        running(ACTS, mode.mode, "-w", "1", *mode.flags[2:]) as server,
+        clients.connect(server.address) as old,
+        ExitStack() as late,
+    ):
+        worker = int(clients.command(old, "pid"))
+        with out_of_descriptors([worker]):
+            waiting = [late.enter_context(clients.connect(server.address)) for _ in range(3)]
+            server.wait_for_line("EMFILE|(?i)too many open files")
+            assert clients.command(old, "echo fine") == "fine"
+            old.close()
+            watch = Stopwatch()
+            waiting[0].settimeout(5)
+            assert int(clients.command(waiting[0], "pid")) == worker
+            assert watch.seconds <= 0.5
+
+
+def test_stop_while_out_of_descriptors() -> None:
+    """A server out of descriptors stops as soon as any other (F79, F80)."""
+    with running(ACTS, "thread") as server:
+        worker = int(clients.ask_line(server.address, "pid"))
+        with out_of_descriptors([worker]), clients.connect(server.address):
+            server.wait_for_line("EMFILE|(?i)too many open files")
+            watch = Stopwatch()
+            assert server.stop() == 0
+            assert watch.seconds <= 2.0
+
+
+@pytest.mark.parametrize("error", SHORTAGES)
+@every_plain_mode
+def test_shortage_at_accept(error: str, mode: Mode) -> None:
+    """A limit of the machine makes a pause, is said once or so, ends nothing (F01-F03, F09)."""
+    with running(ACTS, *mode.arguments) as server:
+        before = family_pids(server)
+        with injecting(before, f"accept4:error={error}:when=1..5"):
+            watch = Stopwatch()
+            assert clients.ask_line(server.address, "echo served", 20) == "served"
+            assert watch.seconds <= 5.0
+            assert clients.ask_line(server.address, "echo again", 20) == "again"
+        assert set(before[:2]) <= set(family_pids(server))
+        assert 1 <= len(lines_of(server.stderr_so_far(), error)) <= 4
+
+
+@pytest.mark.parametrize("error", TRANSIENT)
+@every_plain_mode
+def test_passing_error_at_accept(error: str, mode: Mode) -> None:
+    """An error of one dead connection is tried again at once, without a word (F04-F06)."""
+    with running(ACTS, *mode.arguments) as server:
+        before = family_pids(server)
+        with injecting(before, f"accept4:error={error}:when=1"):
+            assert clients.ask_line(server.address, "echo served", 20) == "served"
+        assert set(before[:2]) <= set(family_pids(server))
+        assert lines_of(server.stderr_so_far(), error) == []
+
+
+def test_attempts_while_out_of_descriptors(tmp_path: Path) -> None:
+    """A shortage costs at most 20 attempts a second (F01)."""
+    log = tmp_path / "calls"
+    with running(ACTS, "prefork", "-w", "1") as server:
+        worker = int(clients.ask_line(server.address, "pid"))
+        with (
+            injecting([worker], "accept4:error=EMFILE:when=1..1000", log=log),
+            clients.connect(server.address),
+        ):
+            server.wait_for_line("EMFILE")
+            before = log.read_text().count("accept4")
+            pause(2)
+            assert 1 <= log.read_text().count("accept4") - before <= 40
+
+
+def test_one_client_four_workers() -> None:
+    """That a sibling was faster is no event for a worker (F06)."""
+    with running(ACTS, "prefork", "-w", "4", "--log-level", "debug") as server:
+        for _ in range(50):
+            assert clients.ask_line(server.address, "echo here") == "here"
+        assert lines_of(server.stderr_so_far(), "EAGAIN|BlockingIOError") == []
+
+
+@pytest.mark.parametrize("name", ["iterative", "prefork"])
+def test_storm_of_signals(name: str) -> None:
+    """A thousand alarms a second interrupt no call and cost no byte (F07)."""
+    with running(ACTS, name, "-w", "1") as server:
+        assert clients.ask_line(server.address, "storm") == "storm"
+        for number in range(300):
+            assert clients.ask_line(server.address, f"echo {number}") == str(number)
+        with clients.connect(server.address) as client:
+            client.sendall(b"big 1048576\n")
+            client.shutdown(socket.SHUT_WR)
+            assert clients.read_to_end(client) == b"x" * 1048576
+
+
+@every_plain_mode
+def test_listener_that_a_handler_shut_down(mode: Mode) -> None:
+    """A listener that somebody shut down is replaced or ends the server; none spins (F08)."""
+    expect = "EINVAL|(?i)invalid argument|listener|listening"
+    with running(ACTS, *mode.arguments, expect=expect, status=None) as server:
+        listening = clients.ask_json(server.address, "listening")
+        if not listening:
+            pytest.skip("no process of a handler has a listener in this mode")
+        assert clients.ask_line(server.address, "shut-listener") == "shut"
+        family = family_pids(server)
+        spent = cpu_of(family)
+        pause(1)
+        assert cpu_of(family) - spent <= 0.3
+        if server.is_running():
+            eventually(lambda: _serves(server.address))
+        else:
+            assert server.wait() == 1
+            assert "forkserve: " in server.stderr_so_far().splitlines()[-1]
+
+
+def _serves(address: str) -> bool:
+    try:
+        return clients.ask_line(address, "echo here", 1) == "here"
+    except OSError:
+        return False
+
+
+@every_mode
+def test_resets_before_accept(mode: Mode) -> None:
+    """200 clients that reset while they were queued are nobody else's business (F10)."""
+    with running(ACTS, *mode.arguments) as server:
+        assert clients.ask_line(server.address, "echo before") == "before"
+        with frozen([process.pid for process in server.processes()]):
+            for _ in range(200):
+                clients.reset(clients.connect(server.address))
+        assert clients.ask_line(server.address, "echo after") == "after"
+
+
+@pytest.mark.heavy
+@every_plain_mode
+def test_flood_on_one_listener(mode: Mode) -> None:
+    """A flood on one address does not keep the clients of another waiting (F12)."""
+    enough = threading.Event()
+    with running(ACTS, *mode.arguments, address=[TCP, TCP]) as server:
+        flooded, quiet = server.addresses
+
+        def flood() -> None:
+            while not enough.is_set():
+                clients.ask_line(flooded, "echo flood")
+
+        threads = [threading.Thread(target=flood) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            times = []
+            for _ in range(30):
+                watch = Stopwatch()
+                assert clients.ask_line(quiet, "echo quiet") == "quiet"
+                times.append(watch.seconds)
+                pause(0.05)
+        finally:
+            enough.set()
+            for thread in threads:
+                thread.join()
+    assert sorted(times)[-2] <= 0.1, sorted(times)
+
+
+def test_more_clients_than_the_backlog() -> None:
+    """Clients that found the queue full are served once there is room (F13)."""
+    with running(ACTS, "prefork", "-w", "2", address=f"{TCP}?backlog=2") as server:
+
+        def one(number: int) -> str:
+            return clients.ask_line(server.address, f"echo {number}", 15)
+
+        with frozen([process.pid for process in server.processes()]):
+            held = [clients.connect(server.address) for _ in range(3)]
+        assert clients.at_once(6, one) == [str(number) for number in range(6)]
+        assert [clients.command(client, "echo here") for client in held[:2]] == ["here"] * 2
+        for client in held:
+            client.close()
+
+
+FLOOD = """
+import socket, sys
+address = ("127.0.0.1", int(sys.argv[1]))
+held = []
+for number in range(int(sys.argv[2])):
+    client = socket.socket()
+    client.setblocking(False)
+    client.connect_ex(address)
+    held.append(client)
+    if len(held) > 500:
+        held.pop(0).close()
+for client in held:
+    client.close()
+with socket.create_connection(address, 10) as client:
+    client.sendall(b"echo served\\n")
+    print(client.makefile().readline(), end="")
+"""
+
+
+@pytest.mark.heavy
+@every_plain_mode
+def test_flood_of_connections(mode: Mode) -> None:
+    """After 5000 connects with a short queue for handshakes the next one is served (F14)."""
+    requires("unshare", "nsenter", "ip")
+    requires_root()
+    script = 'ip link set lo up; sysctl -qw net.ipv4.tcp_max_syn_backlog=128; exec "$@"'
+    under = ["unshare", "-n", "sh", "-c", script, "sh"]
+    with running(ACTS, *mode.arguments, under=under) as server:
+        inside = ["nsenter", "-t", str(server.pid), "-n", sys.executable, "-c", FLOOD]
+        port = str(clients.port_of(server.address))
+        done = subprocess.run([*inside, port, "5000"], capture_output=True, text=True, check=False)
+        assert (done.stdout, done.stderr) == ("served\n", "")
+
+
+@pytest.mark.heavy
+def test_no_lock_is_left_by_the_dead() -> None:
+    """100 workers killed one after another take no lock with them (F16)."""
+    with running(ACTS, "prefork", "-w", "2", expect="worker") as server:
+        for _ in range(100):
+            doomed = int(clients.ask_line(server.address, "pid"))
+            os.kill(doomed, signal.SIGKILL)
+            assert clients.ask_line(server.address, "echo here") == "here"
+
+
+FORK = ["clone", "clone3", "fork", "vfork"]
+
+
+def fork_fails(when: str, error: str = "EAGAIN") -> list[str]:
+    """Return the injections that let a fork or a new thread fail."""
+    return [f"{call}:error={error}:when={when}" for call in FORK]
+
+
+@pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM"])
+@pytest.mark.parametrize("name", ["process", "process-spare", "process-reused"])
+def test_fork_for_a_connection_fails(name: str, error: str) -> None:
+    """Without a process for it a connection is ended or kept; the next is served (F19)."""
+    mode = next(mode for mode in MODES if mode.name == name)
+    with running(ACTS, *mode.arguments) as server:
+        eventually(lambda: len(server.processes()) >= 3)
+        worker = server.family()[1].pid
+        descriptors = len(processes.descriptors(worker))
+        with injecting([worker], *fork_fails("1..3", error)):
+            answers = [_answer_or_end(server.address) for _ in range(8)]
+            assert set(answers) <= {"served", ""}
+            assert answers[-1] == "served"
+        assert server.family()[1].pid == worker
+        eventually(lambda: len(processes.descriptors(worker)) == descriptors)
+
+
+def _answer_or_end(address: str) -> str:
+    """Return what a client got, nothing if the server ended the connection; never hang."""
+    with clients.connect(address, 8) as client, suppress(ConnectionError):
+        return clients.command(client, "echo served")
+    return ""
+
+
+@pytest.mark.parametrize("name", ["thread", "prefork-threads"])
+def test_thread_cannot_be_started(name: str) -> None:
+    """Without a thread for them connections are ended or wait; the worker goes on (F20)."""
+    mode = next(mode for mode in MODES if mode.name == name)
+    with running(ACTS, mode.mode, "-w", "1", *mode.flags[2:]) as server:
+        before = family_pids(server)
+        worker = before[1]
+        with injecting([worker], *fork_fails("1..3")):
+            answers = clients.at_once(8, lambda _: _answer_or_end(server.address))
+            assert set(answers) <= {"served", ""}
+            assert "served" in answers
+            assert clients.ask_line(server.address, "pid") == str(worker)
+        assert family_pids(server) == before
+
+
+def test_thread_left_by_the_users_import() -> None:
+    """A thread that the user's module started is named in one warning (F21)."""
+    with running(handler("threaded.py:Stream"), "prefork", expect="use of fork") as server:
+        assert clients.ask(server.address, b"hello") == b"hello"
+        assert len(lines_of(server.stderr_so_far(), "left-by-the-user")) == 1
+
+
+@pytest.mark.parametrize("name", ["process", "process-spare", "process-reused"])
+def test_signal_to_a_child_just_born(name: str) -> None:
+    """A TERM that hits a child at its birth neither wakes nor stops its parents (F25)."""
+    mode = next(mode for mode in MODES if mode.name == name)
+    enough = threading.Event()
+    with running(ACTS, *mode.arguments, expect="child|process") as server:
+        eventually(lambda: len(server.family()) >= 2)
+        lasting = family_pids(server)[:2]
+        worker = lasting[1]
+
+        def hunt() -> None:
+            while not enough.is_set():
+                text = Path(f"/proc/{worker}/task/{worker}/children").read_text()
+                for child in map(int, text.split()):
+                    with suppress(ProcessLookupError):
+                        os.kill(child, signal.SIGTERM)
+
+        hunter = threading.Thread(target=hunt)
+        hunter.start()
+        try:
+            for _ in range(200):
+                _answer_or_end(server.address)
+        finally:
+            enough.set()
+            hunter.join()
+        assert clients.ask_line(server.address, "echo here") == "here"
+        assert family_pids(server)[:2] == lasting
+        assert server.is_running()
+
+
+@pytest.mark.parametrize("name", ["process", "process-spare", "process-reused"])
+def test_child_never_returns_into_its_parent(name: str, tmp_path: Path) -> None:
+    """Whatever a child's handler raises, no clean-up of its parents runs in it (F26, F83)."""
+    mode = next(mode for mode in MODES if mode.name == name)
+    notes = tmp_path / "notes"
+    env = {"ATEXIT_NOTES": str(notes)}
+    path = tmp_path / "s"
+    target = handler("traces.py:Stream")
+    options = {"env": env, "expect": "raised on purpose|acts.py", "address": f"unix://{path}"}
+    with running(target, *mode.arguments, **options) as server:  # type: ignore[arg-type]
+        for fault in ("SystemExit", "KeyboardInterrupt", "GeneratorExit", "Unheard", "OSError"):
+            with clients.connect(server.address) as client:
+                client.sendall(f"raise {fault}\n".encode())
+                assert clients.ends(client)
+        assert clients.ask_line(server.address, "echo here") == "here"
+        assert path.is_socket()
+        assert not notes.exists()
+
+
+@every_mode
+def test_text_before_a_fork_is_written_once(mode: Mode, tmp_path: Path) -> None:
+    """What the user's module wrote and did not flush comes out once (F27)."""
+    target = handler("traces.py:Stream")
+    env = {"ATEXIT_NOTES": str(tmp_path / "notes")}
+    with running(target, *mode.arguments, env=env) as server:
+        for _ in range(20):
+            assert clients.ask_line(server.address, "echo here") == "here"
+        server.stop()
+        assert server.stdout_so_far() == "written once and not flushed;"
+
+
+@every_mode
+def test_descriptors_of_a_handler(mode: Mode) -> None:
+    """A connection's own process has no other connection's descriptor and no listener (F28)."""
+    with running(ACTS, *mode.arguments) as server:
+        with ExitStack() as held:
+            others = min(mode.lanes - 1, 3)
+            for _ in range(others):
+                client = held.enter_context(clients.connect(server.address))
+                assert clients.command(client, "echo here") == "here"
+            with clients.connect(server.address) as client:
+                links = json.loads(clients.command(client, "links"))
+                listening = json.loads(clients.command(client, "listening"))
+        sockets = [link for link in links.values() if link.startswith("socket:")]
+        if mode.mode == "process":
+            expected = 1 + len(listening)
+        elif mode.mode == "thread":
+            expected = 1 + others + len(listening)
+        else:
+            expected = None
+        if expected is not None:
+            assert len(sockets) == expected, links
+        if mode.name == "process":
+            assert listening == []
+
+
+@every_mode
+def test_descriptors_of_a_handlers_program(mode: Mode) -> None:
+    """A program that a handler starts inherits nothing but the standard three (F28)."""
+    with running(ACTS, *mode.arguments) as server:
+        # The fourth is the listing itself.
+        assert clients.ask_json(server.address, "program-links") == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("name", ["iterative", "process", "prefork"])
+def test_connection_ends_although_a_child_still_holds_it(name: str, fifo: Fifo) -> None:
+    """The peer sees the end at once although a child that the handler forked has a copy (F29)."""
+    with running(ACTS, name) as server:
+        with clients.connect(server.address) as client:
+            child = int(clients.command(client, f"leave-a-child {fifo.path}"))
+            client.sendall(b"enough\n")
+            client.settimeout(2)
+            assert clients.read_to_end(client) == b""
+        fifo.release()
+        assert processes.wait_until_gone(child)
+        with suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+@every_mode
+def test_answer_survives_unread_input(mode: Mode) -> None:
+    """An answer given before all was read arrives whole, although the rest is never read (F92)."""
+    answer_size = len(b"refused: too large\n") + 4096
+    for name in ("Refuse", "OldRefuse"):
+        with running(handler(f"upload.py:{name}"), *mode.arguments) as server:
+            for _ in range(20):
+                with clients.connect(server.address) as client:
+                    client.sendall(b"x" * 100_000)
+                    assert len(clients.read_to_end(client)) == answer_size
+
+
+@pytest.mark.heavy
+@every_mode
+def test_no_answer_is_cut_off(mode: Mode) -> None:
+    """2000 such answers arrive whole, eight at a time (F92)."""
+    answer_size = len(b"refused: too large\n") + 4096
+
+    def one(_: int) -> int:
+        short = 0
+        for _ in range(250):
+            with clients.connect(server.address) as client:
+                client.sendall(b"x" * 100_000)
+                short += len(clients.read_to_end(client)) != answer_size
+        return short
+
+    with running(handler("upload.py:Refuse"), *mode.arguments) as server:
+        assert sum(clients.at_once(8, one)) == 0
+
+
+@every_mode
+def test_peer_that_never_reads_holds_up_nobody(mode: Mode) -> None:
+    """A peer that neither reads its answer nor ends delays no other client (F92, F93)."""
+    with running(handler("upload.py:Refuse"), *mode.arguments) as server:
+        stuck = [clients.connect(server.address) for _ in range(3)]
+        for client in stuck:
+            client.sendall(b"x" * 50_000)
+        watch = Stopwatch()
+        for _ in range(3):
+            with clients.connect(server.address) as client:
+                client.sendall(b"x" * 20)
+                assert clients.read_line(client) == b"refused: too large\n"
+        assert watch.seconds <= 0.5
+        for client in stuck:
+            client.close()
+
+
+@every_mode
+def test_lingering_has_an_end(mode: Mode) -> None:
+    """A peer that never ends its side is let go after two seconds (F92)."""
+    with (
+        running(handler("upload.py:Refuse"), *mode.arguments) as server,
+        clients.connect(server.address) as client,
+    ):
+        client.sendall(b"x" * 20)
+        assert len(clients.read_to_end(client)) == len(b"refused: too large\n") + 4096
+        watch = Stopwatch()
+        eventually(lambda: not _is_held(server.address, client.getsockname()[1]), 5)
+        assert watch.seconds <= 4
+
+
+def _is_held(address: str, peer_port: int) -> bool:
+    """Tell whether a process still holds the server's side of a connection."""
+    port = clients.port_of(address)
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, *_, inode = line.split()[:10]
+        if (int(local[-4:], 16), int(remote[-4:], 16)) == (port, peer_port) and inode != "0":
+            return True
+    return False
