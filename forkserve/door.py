@@ -63,6 +63,7 @@ class Door:
         self._is_watching = False
         self._paused_until = 0.0
         self._closing_at: float | None = None
+        self._found_at = -1
         self._trouble_said_at: float | None = None
         self._trouble_unsaid = 0
         self._fresh: deque[Connection] = deque()
@@ -78,7 +79,7 @@ class Door:
         """Block until some listeners may have a connection; none of them: the door is closed."""
         while True:
             now = monotonic()
-            if self._is_over(now):
+            if self._stop.is_set and self._is_over(now):
                 return []
             self._watch(now)
             self._register_fresh(now)
@@ -89,19 +90,24 @@ class Door:
                 self._attendance.leave()
             ready = self._sort(found)
             if ready:
+                self._found_at = self.taken
                 return ready
             if self.is_closing and (self._is_watching or not self._listeners):
                 return []
 
     def _is_over(self, now: float) -> bool:
-        stop = self._stop
-        if not stop.is_set:
-            return False
+        if self._stop.is_hurried or self._stop.is_retired:
+            return True
         if self._closing_at is None:
             self._closing_at = now + GRACE
-        if now >= self._closing_at:
-            self.is_closing = True
-        return stop.is_hurried or stop.is_retired
+        self.is_closing = self.is_closing or now >= self._closing_at
+        if self._found_at != self.taken:
+            return False
+        # A Unix listener that was shut down looks ready for ever: an empty one is looked at once
+        # more, when the door closes.
+        self._found_at = -1
+        self._paused_until = self._closing_at
+        return self.is_closing
 
     def _watch(self, now: float) -> None:
         wanted = not self.is_full and now >= self._paused_until
