@@ -1,0 +1,1 @@
+"""Measure forkserve beside its peers, on this machine, in one run."""

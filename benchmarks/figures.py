@@ -1,0 +1,57 @@
+"""What can be said of figures from paired rounds: medians, ratios, how sure they are."""
+
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """The median of ratios taken pair by pair, with a 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:5.3f} [{self.low:.3f} {self.high:.3f}]"
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+    """Compare two variants round by round, so that what slows a round down slows both."""
+    pairs = [a / b for a, b in zip(ours, theirs, strict=True)]
+    chance = random.Random(1)
+    medians = sorted(
+        statistics.median(chance.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES)
+    )
+    low, high = medians[RESAMPLES // 40], medians[-RESAMPLES // 40]
+    return Ratio(statistics.median(pairs), low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One figure beside the most it may be; without a target it is there to compare."""
+
+    what: str
+    value: float
+    at_most: float | None
+    detail: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the target is met, or there is none."""
+        return self.at_most is None or self.value <= self.at_most
+
+    def __str__(self) -> str:
+        if self.at_most is None:
+            return f"  {self.what:58} {self.detail}"
+        word = "holds" if self.holds else "FALLS SHORT"
+        return f"  {self.what:58} {self.detail}  target {self.at_most:g}: {word}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the verdict as plain values."""
+        return {**asdict(self), "holds": self.holds}
