@@ -49,8 +49,8 @@ def show_send(sock: socket.socket) -> None:
 
 def show_sendall(sock: socket.socket) -> None:
     """Send everything or raise; there is no count to look at."""
-    returned = sock.sendall(WORDS)
-    print(f"sendall({len(WORDS)} bytes) returned {returned}: everything is on its way")
+    sock.sendall(WORDS)
+    print(f"sendall({len(WORDS)} bytes) returned: everything is on its way")
 
 
 def show_recv(sock: socket.socket) -> None:

@@ -16,7 +16,7 @@ WALK = re.compile(
     r"connected to .+\n"
     r"send\(4194304 bytes\) returned (\d+): the other [1-9]\d* were not sent\n"
     r"recv, called until it had brought \1 bytes: the same bytes came back\n"
-    r"sendall\(13 bytes\) returned None: everything is on its way\n"
+    r"sendall\(13 bytes\) returned: everything is on its way\n"
     r"(?:recv\(4\) returned b'.{1,4}'\n){4,13}"
     r"sendall\(10 bytes\), shutdown\(SHUT_WR\): we have said everything, and still listen\n"
     r"recv until it returned b'': b'last words', then the server's end\n"
