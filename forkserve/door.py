@@ -21,7 +21,11 @@ PAUSE = 0.1
 GRACE = 0.02  # a handshake that began before the door was closed ends within this
 QUIET = 5.0  # between two lines about the same trouble
 
-_FRESH = 16  # by the time so many more were served, the peer of the first has mostly closed
+# A peer is first looked for after so many more connections or seconds: by then it has mostly
+# closed, and needs neither a registration nor a wake-up of its own.
+FRESH = 16
+SOON = 0.02
+
 _recv = Descriptor.recv
 
 
@@ -50,6 +54,8 @@ class Door:
         stop: Stop,
         limit: int,
         wait: Wait,
+        *,
+        is_shared: bool = False,
         attendance: Attendance | None = None,
     ) -> None:
         self.is_full = False
@@ -58,6 +64,7 @@ class Door:
         self._stop = stop
         self._limit = limit
         self._wait = wait
+        self._is_shared = is_shared
         self._attendance = attendance
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._is_watching = False
@@ -82,10 +89,9 @@ class Door:
             if self._stop.is_set and self._is_over(now):
                 return []
             self._watch(now)
-            self._register_fresh(now)
             if self._attendance is not None and not self._attendance.arrive():
                 return []
-            found = self._wait.poll(self._timeout(now))
+            found = self._poll(self._timeout(now))
             if self._attendance is not None:
                 self._attendance.leave()
             ready = self._sort(found)
@@ -121,6 +127,14 @@ class Door:
                 else:
                     self._wait.unregister(descriptor)
 
+    def _poll(self, timeout: float | None) -> list[int]:
+        if not self._fresh:
+            return self._wait.poll(timeout)
+        found = self._wait.poll(SOON if timeout is None else min(SOON, timeout))
+        if not found:
+            self._settle_all()
+        return found
+
     def _timeout(self, now: float) -> float | None:
         due = []
         if self._paused_until > now:
@@ -140,7 +154,8 @@ class Door:
             listener = self._listeners.get(descriptor)
             if listener is not None:
                 ready.append(listener)
-                self._go_to_the_end_of_the_line(descriptor)
+                if self._is_shared:
+                    self._go_to_the_end_of_the_line(descriptor)
             else:
                 self._hear(descriptor)
         if self._deadlines:
@@ -194,29 +209,34 @@ class Door:
             connection.close()
             return
         self._fresh.append(connection)
-        if len(self._fresh) > _FRESH:
-            entry = _Lingering(self._fresh.popleft(), monotonic() + LINGER_TIMEOUT)
-            if not entry.is_over():
-                self._keep(entry)
-        self._count()
+        if len(self._fresh) > FRESH:
+            self._settle(self._fresh.popleft())
 
     def has_lingering(self) -> bool:
         """Whether some peer has yet to close."""
         return bool(self._fresh or self._lingering)
 
-    def _count(self) -> None:
-        self.is_full = len(self._fresh) + len(self._lingering) >= self._limit
+    def _settle_all(self) -> None:
+        with contextlib.suppress(IndexError):  # another thread may have taken the last one
+            while self._fresh:
+                self._settle(self._fresh.popleft())
 
-    def _register_fresh(self, now: float) -> None:
-        while self._fresh:
-            with contextlib.suppress(IndexError):
-                self._keep(_Lingering(self._fresh.popleft(), now + LINGER_TIMEOUT))
+    def _settle(self, connection: Connection) -> None:
+        """Close the connection if its peer has closed by now, as most have; else watch it."""
+        entry = _Lingering(connection)
+        if not entry.is_over():
+            entry.deadline = monotonic() + LINGER_TIMEOUT
+            self._keep(entry)
 
     def _keep(self, entry: "_Lingering") -> None:
         descriptor = entry.connection.fileno()
         self._lingering[descriptor] = entry
         self._deadlines.append(entry)
         self._wait.register(descriptor, ONCE)
+        self._count()
+
+    def _count(self) -> None:
+        self.is_full = len(self._lingering) >= self._limit
 
     def _hear(self, descriptor: int) -> None:
         entry = self._lingering.pop(descriptor, None)
@@ -253,7 +273,7 @@ class Door:
     def turn(self) -> None:
         """Wait once for anything but a connection."""
         now = monotonic()
-        self._register_fresh(now)
+        self._settle_all()
         due = self._deadlines[0].deadline if self._deadlines else None
         self._sort(self._wait.poll(None if due is None else max(0.0, due - now)))
 
@@ -263,9 +283,10 @@ class _Lingering:
 
     __slots__ = ("connection", "deadline", "room")
 
-    def __init__(self, connection: Connection, deadline: float) -> None:
+    deadline: float
+
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.deadline = deadline
         self.room = LINGER_BYTES
 
     def is_over(self) -> bool:
@@ -274,14 +295,14 @@ class _Lingering:
         if connection.gettimeout():
             connection.settimeout(0.0)  # or recv would wait that long, MSG_DONTWAIT or not
         try:
-            size = len(_recv(connection, 65536, MSG_DONTWAIT))
+            while data := _recv(connection, 16384, MSG_DONTWAIT):
+                self.room -= len(data)
+                if self.room <= 0:
+                    break
         except BlockingIOError:
             return False
         except OSError:
-            size = 0
-        self.room -= size
-        if size and self.room > 0:
-            return False
+            pass  # reset by the peer: it is not interested
         connection.close()
         return True
 

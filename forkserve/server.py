@@ -107,7 +107,7 @@ class Server:
         workers = settings.count_workers()
         self._open(stop_process(os.getpid()))
         try:
-            service = self._make_service(share(settings.max_connections, workers))
+            service = self._make_service(workers)
             _warn_of_threads()
             gc.collect()
             gc.freeze()  # the workers share what is here as long as nobody collects it
@@ -129,7 +129,9 @@ class Server:
             listener.server = View(listener, self._stop, shutdown)
         _warn_of_short_queue(self._listeners)
 
-    def _make_service(self, limit: int) -> Service:
+    def _make_service(self, workers: int) -> Service:
+        settings = self._settings
+        limit = share(settings.max_connections, workers)
         allowed = raise_descriptor_limit(limit)
         if allowed is not None:
             log.warning(
@@ -142,7 +144,8 @@ class Server:
             self._serve,
             self._stop,
             limit=limit,
-            access_log=self._settings.access_log,
+            is_shared=workers > 1 or settings.mode is Mode.PROCESS,
+            access_log=settings.access_log,
             make_dispatcher=self._make_dispatcher,
         )
 
@@ -200,7 +203,7 @@ class Server:
     def _open_here(self) -> Service:
         self._stop = Stop()
         self._open(lambda: self._ask(self._stop.request))
-        service = self._make_service(self._settings.max_connections)
+        service = self._make_service(workers=1)
         service.open()
         service.attend = self._attend_here
         self._service = service

@@ -45,12 +45,14 @@ class Service:
         stop: Stop,
         *,
         limit: int,
+        is_shared: bool,
         access_log: bool = False,
         make_dispatcher: "MakeDispatcher | None" = None,
     ) -> None:
         self.listeners = listeners
         self.stop = stop
         self.limit = limit
+        self.is_shared = is_shared  # whether other processes wait on the same listeners
         self.child_died = False
         self.lanes: list[Inline] = []
         self.wait: Wait
@@ -89,7 +91,14 @@ class Service:
 
     def make_door(self, wait: Wait | None = None, attendance: Attendance | None = None) -> Door:
         """Return a door to this process's listeners."""
-        return Door(self.listeners, self.stop, self.limit, wait or self.wait, attendance)
+        return Door(
+            self.listeners,
+            self.stop,
+            self.limit,
+            wait or self.wait,
+            is_shared=self.is_shared,
+            attendance=attendance,
+        )
 
     def make_run_handler(self, close: Serve) -> Serve:
         """Return the function that serves a connection and gives it to close."""
