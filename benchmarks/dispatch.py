@@ -256,6 +256,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Measure, print, and return the exit status."""
     options = parse()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     bench = Bench(QUICK if options.quick else FULL, options.rate)
     with Generator() as load:
         language = load.language
