@@ -72,6 +72,11 @@ class Service:
         if lifeline is not None:
             self.wait.watch(lifeline, self._on_orphaned)
 
+    def descriptors(self) -> list[int]:
+        """Return what open() made and was given, which is of no use to a child."""
+        made = [self.wait.fileno(), self.wakeup.reader, self.wakeup.writer]
+        return made if self.lifeline is None else [*made, self.lifeline]
+
     def close(self) -> None:
         """Give back what open() made."""
         self.wait.close()

@@ -23,6 +23,7 @@ class Wait:
         self.register = self._epoll.register
         self.unregister = self._epoll.unregister
         self.modify = self._epoll.modify
+        self.fileno = self._epoll.fileno
 
     def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
         """Call back, from inside poll(), whenever the descriptor is readable or hung up."""

@@ -13,7 +13,7 @@ from forkserve import signals
 from forkserve.errors import BootError
 from forkserve.listener import Listener, ListenerDied
 from forkserve.log import log
-from forkserve.process.fork import fork
+from forkserve.process.fork import flush, fork
 from forkserve.process.phase import Phase
 from forkserve.process.policy import (
     FORK_RETRY,
@@ -203,6 +203,7 @@ class Leader:
         self._last_spawn = now
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         worker = Worker(self._service, self._strategy, self._lifeline, writer)
+        flush()
         try:
             pid = fork(worker.run, partial(self._leave_to, worker, reader))
         except OSError as error:

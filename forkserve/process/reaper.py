@@ -17,14 +17,10 @@ def collect(pids: Collection[int]) -> Iterator[tuple[int, int]]:
             return
         if found is None:
             return
-        if found.si_pid not in pids:
-            yield from _collect_each(tuple(pids))
-            return
-        yield from _collect_each((found.si_pid,))
-
-
-def _collect_each(pids: Collection[int]) -> Iterator[tuple[int, int]]:
-    for pid in pids:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            yield pid, os.waitstatus_to_exitcode(status)
+        is_ours = found.si_pid in pids
+        for pid in (found.si_pid,) if is_ours else tuple(pids):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                yield pid, os.waitstatus_to_exitcode(status)
+        if not is_ours:
+            return  # a stranger's body lies in front, and stays there until it is collected

@@ -4,6 +4,7 @@ import mmap
 import os
 import signal
 from _socket import SHUT_WR
+from _socket import socket as Descriptor
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
@@ -15,7 +16,7 @@ from forkserve.door import LINGER_BYTES, LINGER_TIMEOUT
 from forkserve.log import log
 from forkserve.process.fork import fork
 from forkserve.process.reaper import collect
-from forkserve.service import Inline, Service
+from forkserve.service import Service
 from forkserve.wakeup import Wakeup
 
 BUSY, AT_DOOR = 0, 1
@@ -54,7 +55,12 @@ class Children:
         self._forwarded: list[int] = []
         self._kill_at: float | None = None
         self._door = service.make_door()
-        self._run_handler = service.make_run_handler(linger_here)
+        self._lane = service.make_lane(linger_here)  # used in the children that serve one
+        self._not_for_children = [
+            *service.descriptors(),
+            self._lifeline,
+            self._lifeline_end,
+        ]
         service.attend = self._attend
 
     def run(self) -> None:
@@ -152,14 +158,10 @@ class Children:
 
     def _own_nothing(self) -> None:
         """Drop what a child that never waits does not need."""
-        service = self._service
-        service.close()
-        if service.lifeline is not None:
-            os.close(service.lifeline)
-        os.close(self._lifeline)
-        os.close(self._lifeline_end)
-        for listener in service.listeners:
-            listener.socket.close()
+        for descriptor in self._not_for_children:
+            os.close(descriptor)
+        for listener in self._service.listeners:
+            Descriptor.close(listener.socket)
 
     def _own_wakeup(self) -> None:
         """Take a wait and a wakeup of our own; the parent's wakeup stays, to ring it."""
@@ -176,9 +178,7 @@ class Children:
         self._parent = parent
 
     def _serve_one(self, connection: Connection) -> int:
-        lane = Inline(self._run_handler)
-        self._service.lanes.append(lane)
-        lane.dispatch(connection)
+        self._lane.dispatch(connection)
         return 0
 
     def _live_in_pool(self, slot: int, connection: Connection | None) -> int:
@@ -233,11 +233,18 @@ def linger_here(connection: Connection) -> None:
     """Do what Door.linger does, in a process that has nothing else to do: blocks until closed."""
     try:
         connection.shutdown(SHUT_WR)
-        deadline = monotonic() + LINGER_TIMEOUT
-        room = LINGER_BYTES
-        while not connection.at_end and room > 0 and (left := deadline - monotonic()) > 0:
-            connection.settimeout(left)
-            room -= len(connection.recv(65536)) or room
+        if not connection.at_end:
+            _read_to_end(connection)
     except OSError:
         pass  # reset, or still open after all that time
     connection.close()
+
+
+def _read_to_end(connection: Connection) -> None:
+    deadline = monotonic() + LINGER_TIMEOUT
+    room = LINGER_BYTES
+    connection.settimeout(LINGER_TIMEOUT)
+    while size := len(connection.recv(16384)):
+        room -= size
+        if room <= 0 or monotonic() >= deadline:
+            return
