@@ -1,6 +1,6 @@
 """Read an address as a user writes it."""
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from forkserve.errors import SettingsError
 
@@ -12,8 +12,7 @@ LONGEST_PATH = 107  # sun_path is 108 bytes with its end (unix(7))
 _LATER = ("udp", "unixgram", "tls", "fd", "systemd")
 
 
-@dataclass(frozen=True, slots=True)
-class TCPAddress:
+class TCPAddress(NamedTuple):
     """A host and a port; no host means every address of this machine, IPv4 and IPv6."""
 
     text: str
@@ -25,14 +24,13 @@ class TCPAddress:
         return format_tcp(self.host or "::", self.port)
 
 
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
+class UnixAddress(NamedTuple):
     """The path of a Unix stream socket and the mode of its file."""
 
     text: str
     path: str
     backlog: int = DEFAULT_BACKLOG
-    mode: int = field(default=DEFAULT_MODE)
+    mode: int = DEFAULT_MODE
 
     def __str__(self) -> str:
         return f"unix://{self.path}"

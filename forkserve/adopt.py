@@ -1,6 +1,5 @@
 """Tell what kind of handler a target is, and how to serve with it."""
 
-import inspect
 from typing import Any
 
 from forkserve.compat import (
@@ -35,20 +34,21 @@ def adopt(target: Any) -> tuple[Serve, type[Any]]:
     name = getattr(target, "__qualname__", None) or repr(target)
     if not callable(target):
         raise TargetError(f"{name} is no handler: it is a {type(target).__name__} object")
-    if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
-        raise TargetError(f"{name} is a coroutine function: handlers are blocking code")
-    if not _takes_one_argument(target):
-        raise TargetError(f"{name} is no handler: it does not take one argument, the connection")
+    _check_function(name, target)
     return target, Connection
 
 
-def _takes_one_argument(function: Any) -> bool:
+def _check_function(name: str, function: Any) -> None:
+    import inspect  # not for those who serve a class: it is large
+
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TargetError(f"{name} is a coroutine function: handlers are blocking code")
     try:
         signature = inspect.signature(function)
         signature.bind(None)
     except (TypeError, ValueError):
-        return False
-    return any(
-        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
-        for p in signature.parameters.values()
-    )
+        takes_one = False
+    else:
+        takes_one = bool(signature.parameters)
+    if not takes_one:
+        raise TargetError(f"{name} is no handler: it does not take one argument, the connection")

@@ -8,7 +8,6 @@ import argparse  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
-from dataclasses import fields  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
 from forkserve import __version__  # noqa: E402
@@ -113,8 +112,20 @@ def _say(line: str) -> None:
     write_line(line)
 
 
+def _format_help(prog: str) -> argparse.HelpFormatter:
+    """Return a formatter that knows its width: else argparse imports shutil to ask for it."""
+    try:
+        width = os.get_terminal_size().columns - 2
+    except OSError:
+        width = 98
+    return argparse.HelpFormatter(prog, width=width)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, instead of the whole usage and then that."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_format_help, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         write_line(f"{self.prog}: error: {message} (see {self.prog} --help)")
@@ -132,15 +143,20 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="forkserve",
         description="Serve a handler in the concurrency mode that a flag names.",
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"forkserve {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command",
+        metavar="COMMAND",
+        required=True,
+        prog="forkserve",
+        parser_class=_Parser,
+    )
     for name, text in (
         ("run", "serve until TERM or INT"),
         ("check", "import the target and check the settings, but listen nowhere"),
     ):
-        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
             "target",
             metavar="TARGET",
@@ -152,7 +168,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
-    default = next(f.default for f in fields(Settings) if f.name == option.name)
+    default = Settings._field_defaults[option.name]
     text = f"{option.help} {_describe_default(option, default)}"
     names = [option.short, option.flag] if option.short else [option.flag]
     if option.name == "access_log":

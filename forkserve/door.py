@@ -32,8 +32,8 @@ _recv = Descriptor.recv
 class Attendance(Protocol):
     """Told when somebody begins and ends to wait at the door."""
 
-    def arrive(self) -> bool:
-        """Say that one more waits; False sends it away, because enough do."""
+    def arrive(self) -> float | None:
+        """Say that one more waits, and return how many seconds it may: 0 sends it away."""
         ...
 
     def leave(self) -> None:
@@ -89,17 +89,30 @@ class Door:
             if self._stop.is_set and self._is_over(now):
                 return []
             self._watch(now)
-            if self._attendance is not None and not self._attendance.arrive():
+            found = self._attend(now) if self._attendance else self._poll(self._timeout(now))
+            if found is None:
                 return []
-            found = self._poll(self._timeout(now))
-            if self._attendance is not None:
-                self._attendance.leave()
             ready = self._sort(found)
             if ready:
                 self._found_at = self.taken
                 return ready
             if self.is_closing and (self._is_watching or not self._listeners):
                 return []
+
+    def _attend(self, now: float) -> list[int] | None:
+        """Wait under the eyes of those who count; None if that was long enough."""
+        assert self._attendance is not None
+        patience = self._attendance.arrive()
+        if patience == 0:
+            return None
+        timeout = self._timeout(now)
+        if patience is not None:
+            timeout = patience if timeout is None else min(timeout, patience)
+        found = self._poll(timeout)
+        self._attendance.leave()
+        if not found and patience is not None and monotonic() >= now + patience:
+            return None
+        return found
 
     def _is_over(self, now: float) -> bool:
         if self._stop.is_hurried or self._stop.is_retired:

@@ -3,8 +3,7 @@
 import enum
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from forkserve.address import DEFAULT_ADDRESS, parse_address
 from forkserve.errors import SettingsError
@@ -20,8 +19,7 @@ class Mode(enum.StrEnum):
     PREFORK = "prefork"
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """One server's settings, each within its range; times are in seconds."""
 
     bind: tuple[str, ...] = (DEFAULT_ADDRESS,)
@@ -44,8 +42,7 @@ class Settings:
         return count_cpus() if self.mode is Mode.PREFORK else 1
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """How one setting is written: as a flag, and as FORKSERVE_<NAME> in the environment."""
 
     name: str

@@ -4,10 +4,10 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
 from types import FrameType
+from typing import NamedTuple
 
 from forkserve import signals
 from forkserve.errors import BootError
@@ -40,8 +40,7 @@ _NOT_BUILT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(NamedTuple):
     """How many workers, and how long things may take, in seconds."""
 
     workers: int
@@ -241,7 +240,7 @@ class Leader:
         worker = self._workers.get(pid)
         if not is_ready or worker is None or worker.phase is not Phase.BOOTING:
             return
-        self._workers[pid] = replace(worker, phase=Phase.SERVING)
+        self._workers[pid] = worker._replace(phase=Phase.SERVING)
         self._failures[worker.slot] = 0
         if self._phase is not Phase.BOOTING:
             log.info("worker %d is ready in place of one that died", pid)
@@ -295,7 +294,7 @@ class Leader:
 
     def _signal(self, pid: int, phase: Phase, *numbers: int) -> None:
         hurried_at = monotonic() if phase is Phase.HURRYING else 0.0
-        self._workers[pid] = replace(self._workers[pid], phase=phase, hurried_at=hurried_at)
+        self._workers[pid] = self._workers[pid]._replace(phase=phase, hurried_at=hurried_at)
         for number in numbers:
             os.kill(pid, number)
 

@@ -1,6 +1,6 @@
 """What a leader does next: decided here, from values and the time, and done elsewhere."""
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from forkserve.process.phase import Phase
 
@@ -11,8 +11,7 @@ FORK_RETRY = 0.25
 SPAWNS_A_SECOND = 200
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerView:
+class WorkerView(NamedTuple):
     """One living worker; moments are monotonic seconds."""
 
     pid: int
@@ -22,16 +21,14 @@ class WorkerView:
     hurried_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class SlotView:
+class SlotView(NamedTuple):
     """A place for a worker that has none, and when it may have one."""
 
     slot: int
     spawn_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class LeaderView:
+class LeaderView(NamedTuple):
     """All that a decision depends on, but the time."""
 
     phase: Phase
@@ -41,17 +38,19 @@ class LeaderView:
     drain_until: float | None = None
 
 
-@dataclass(slots=True)
 class Plan:
     """What to do now, and when to decide again (None: when something happens)."""
 
-    spawn: list[int] = field(default_factory=list)
-    stop: list[int] = field(default_factory=list)
-    hurry: list[int] = field(default_factory=list)
-    kill: list[int] = field(default_factory=list)
-    give_up_on: list[int] = field(default_factory=list)
-    wake_at: float | None = None
-    is_over: bool = False
+    __slots__ = ("give_up_on", "hurry", "is_over", "kill", "spawn", "stop", "wake_at")
+
+    def __init__(self) -> None:
+        self.spawn: list[int] = []
+        self.stop: list[int] = []
+        self.hurry: list[int] = []
+        self.kill: list[int] = []
+        self.give_up_on: list[int] = []
+        self.wake_at: float | None = None
+        self.is_over = False
 
     def wake_by(self, moment: float) -> None:
         """Decide again at this moment at the latest."""

@@ -5,8 +5,6 @@ import os
 import signal
 from _socket import SHUT_WR
 from _socket import socket as Descriptor
-from collections.abc import Callable
-from functools import partial
 from time import monotonic
 
 from forkserve import signals
@@ -20,7 +18,8 @@ from forkserve.service import Service
 from forkserve.wakeup import Wakeup
 
 BUSY, AT_DOOR = 0, 1
-IDLE_CHILDREN = 8  # so many children that served may wait for their next connection
+IDLE_CHILDREN = 8  # so many children may wait for their next connection as long as it takes,
+CROWDED_PATIENCE = 1.0  # and any more of them for so many seconds
 KILL_AFTER = 0.7  # the leader kills us a second after its hurry: our children must be gone
 
 
@@ -95,15 +94,13 @@ class Children:
 
     def _fork(self, connection: Connection | None) -> None:
         slot = self._free[-1]
-        child: Callable[[], int]
         if self._are_pooled:
-            prepare = self._own_wakeup
-            child = partial(self._live_in_pool, slot, connection)
+            self._slots[slot] = AT_DOOR if connection is None else BUSY
+            pid = fork(lambda: self._live_in_pool(slot, connection), self._own_wakeup)
         else:
-            prepare = self._own_nothing
-            child = partial(self._serve_one, connection)  # type: ignore[arg-type]
-        self._slots[slot] = AT_DOOR if connection is None else BUSY
-        self._pids[fork(child, prepare)] = self._free.pop()
+            pid = fork(lambda: self._serve_one(connection), self._own_nothing)
+        self._pids[pid] = slot
+        self._free.pop()
 
     def _attend(self) -> None:
         """Whatever woke us: collect the dead, fork ahead, pass on a stop."""
@@ -177,7 +174,8 @@ class Children:
         signal.set_wakeup_fd(service.wakeup.writer, warn_on_full_buffer=False)
         self._parent = parent
 
-    def _serve_one(self, connection: Connection) -> int:
+    def _serve_one(self, connection: Connection | None) -> int:
+        assert connection is not None
         self._lane.dispatch(connection)
         return 0
 
@@ -215,12 +213,11 @@ class Presence:
         self._wanted = max(spare, 1)
         self._most = max(spare, IDLE_CHILDREN)
 
-    def arrive(self) -> bool:
-        """Wait, unless enough of the others do."""
-        if self._slots[self._slot] == BUSY and self._slots[:].count(AT_DOOR) >= self._most:
-            return False
+    def arrive(self) -> float | None:
+        """Wait; not for long if enough of the others do."""
+        is_crowded = self._slots[:].count(AT_DOOR) >= self._most
         self._slots[self._slot] = AT_DOOR
-        return True
+        return CROWDED_PATIENCE if is_crowded else None
 
     def leave(self) -> None:
         """Ring for the parent when fewer wait than it wants to have there."""

@@ -66,12 +66,12 @@ class Lanes:
 
     # -- Attendance: called by the lanes
 
-    def arrive(self) -> bool:
+    def arrive(self) -> float | None:
         """Let a lane wait, unless enough do."""
         if len(self._at_door) >= IDLE_LANES:
-            return False
+            return 0
         self._at_door.append(None)
-        return True
+        return None
 
     def leave(self) -> None:
         """Ring for the main thread if nobody waits any more."""
