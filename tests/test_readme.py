@@ -1,0 +1,77 @@
+"""What the README shows is run as it stands there, only on a free port."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import clients
+from tests.support.server import running
+
+TOP = Path(__file__).parent.parent
+README = (TOP / "README.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def shown(pattern: str) -> list[str]:
+    """Return the words of the one command in the README that matches."""
+    (line,) = [
+        line for line in README.splitlines() if line.startswith("    ") and re.search(pattern, line)
+    ]
+    return line.split()
+
+
+def split_run(words: list[str]) -> tuple[str, list[str]]:
+    """Return the target and the flags of a run command, without its addresses."""
+    assert words[:4] == ["python3", "-m", "forkserve", "run"]
+    target, *flags = words[4:]
+    while "-b" in flags:
+        at = flags.index("-b")
+        del flags[at : at + 2]
+    return target, flags
+
+
+def test_the_first_command_serves_an_echo() -> None:
+    """The README's first command serves from a bare checkout."""
+    target, flags = split_run(shown(r"examples/echo\.py"))
+    with running(target, flags[1], cwd=TOP) as server:
+        assert clients.ask(server.address, b"hello\n") == b"hello\n"
+
+
+def test_the_ten_line_handler_answers(tmp_path: Path) -> None:
+    """The handler in ten lines does what the sentence above it says."""
+    target, flags = split_run(shown(r"shout\.py:Shout"))
+    (tmp_path / "shout.py").write_text(PROGRAMS[0])
+    with running(str(tmp_path / target), flags[1]) as server:
+        assert clients.ask(server.address, b"one\ntwo\n") == b"ONE\nTWO\n"
+
+
+def test_the_in_process_program_runs() -> None:
+    """The program that serves in its own process runs to its end."""
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAMS[1]], check=True, cwd=TOP, timeout=30
+    )
+
+
+@pytest.mark.parametrize("name", re.findall(r"`(--[a-z-]+)[ `]", README))
+def test_every_flag_in_the_text_exists(name: str) -> None:
+    """The README names no flag that the command does not know."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "forkserve", "run", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=TOP,
+        timeout=30,
+        check=True,
+    )
+    assert name in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`(?:forkserve/)?([a-z_]+(?:\.py|/))`", README)))
+)
+def test_every_file_in_the_map_exists(path: str) -> None:
+    """The README sends nobody to a file that is not there."""
+    assert (TOP / "forkserve" / path).exists() or (TOP / path).exists() or path == "shout.py"
