@@ -59,6 +59,7 @@ class Door:
         attendance: Attendance | None = None,
     ) -> None:
         self.is_full = False
+        self._is_held = False
         self.is_closing = False
         self.taken = 0
         self._stop = stop
@@ -93,7 +94,7 @@ class Door:
             if found is None:
                 return []
             ready = self._sort(found)
-            if ready:
+            if ready and not self.is_full:
                 self._found_at = self.taken
                 return ready
             if self.is_closing and (self._is_watching or not self._listeners):
@@ -249,7 +250,12 @@ class Door:
         self._count()
 
     def _count(self) -> None:
-        self.is_full = len(self._lingering) >= self._limit
+        self.is_full = self._is_held or len(self._lingering) >= self._limit
+
+    def hold(self, is_held: bool) -> None:
+        """Keep the door shut, or not, for a reason that only the caller knows."""
+        self._is_held = is_held
+        self._count()
 
     def _hear(self, descriptor: int) -> None:
         entry = self._lingering.pop(descriptor, None)

@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import sys
+from _thread import get_ident
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,9 +13,9 @@ from forkserve import signals
 from forkserve.address import DEFAULT_ADDRESS, parse_address
 from forkserve.admission import raise_descriptor_limit, share
 from forkserve.adopt import adopt
-from forkserve.errors import SettingsError
+from forkserve.errors import ForkserveError, SettingsError
 from forkserve.listener import Listener, open_listeners
-from forkserve.log import log
+from forkserve.log import log, write_line
 from forkserve.service import Service
 from forkserve.settings import Mode, Settings, find_contradiction
 from forkserve.stop import Stop
@@ -103,6 +105,7 @@ class Server:
             return
         from forkserve.process.leader import Bounds, Leader
 
+        _refuse_other_threads()
         settings = self._settings
         workers = settings.count_workers()
         self._open(stop_process(os.getpid()))
@@ -119,7 +122,7 @@ class Server:
 
     def _announce(self) -> None:
         for address in self.addresses:
-            log.info("listening on %s", address)
+            write_line(f"forkserve: listening on {address}")
 
     def _open(self, shutdown: Callable[[], None]) -> None:
         self._listeners = open_listeners(self._addresses)
@@ -262,6 +265,12 @@ def _read_mode(mode: Mode | str | None, *, in_process: bool) -> Mode:
         return Mode(mode)
     except ValueError:
         raise SettingsError(f"mode {mode!r} is not one of {', '.join(Mode)}") from None
+
+
+def _refuse_other_threads() -> None:
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.main_thread().ident != get_ident():
+        raise ForkserveError("run() forks and takes signals: call it in the main thread")
 
 
 def _warn_of_threads() -> None:

@@ -78,7 +78,6 @@ class Leader:
         self._failure: Exception | None = None
         self._is_child_dead = False
         self._asked: list[int] = []
-        self._owner = os.getpid()
 
     def run(self) -> None:
         """Serve until TERM, INT or QUIT; blocks, in the main thread.
@@ -98,12 +97,15 @@ class Leader:
                 while not self._step():
                     pass
         finally:
-            if os.getpid() == self._owner:
-                self._close()
+            self._leave_nothing()
         if self._failure is not None:
             raise self._failure
 
-    def _close(self) -> None:
+    def _leave_nothing(self) -> None:
+        for pid in self._workers:  # only if something of ours has failed
+            self._signal_group(pid)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         for pipe in self._ready_pipes.values():
             os.close(pipe)
         os.close(self._lifeline)
@@ -234,7 +236,10 @@ class Leader:
     def _hear_ready(self, pid: int) -> None:
         """Read the pipe of a worker that boots: it has a byte, or has ended with the worker."""
         pipe = self._ready_pipes.pop(pid)
-        is_ready = bool(os.read(pipe, 1))
+        try:
+            is_ready = bool(os.read(pipe, 1))
+        except BlockingIOError:
+            is_ready = False  # it has ended, and something that it left behind has not
         self._wait.forget(pipe)
         os.close(pipe)
         worker = self._workers.get(pid)

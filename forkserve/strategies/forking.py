@@ -129,7 +129,7 @@ class Children:
         self._count()
 
     def _count(self) -> None:
-        self._door.is_full = len(self._pids) >= self._service.limit or self._count_idle() > 0
+        self._door.hold(len(self._pids) >= self._service.limit or self._count_idle() > 0)
 
     def _count_idle(self) -> int:
         return self._slots[:].count(AT_DOOR) if self._are_pooled else 0
@@ -192,7 +192,7 @@ class Children:
             left -= 1
             if left == 0:
                 service.stop.retire()
-                door.is_full = True  # not one more, even if the burst has not ended
+                door.hold(True)  # not one more, even if the burst has not ended
 
         if connection is not None:
             dispatch(connection)
