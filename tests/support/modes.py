@@ -13,11 +13,17 @@ class Mode:
     mode: str
     flags: tuple[str, ...] = ()
     lanes: int = 20
+    waiting: int = 0  # so many processes at most may wait for their next connection
 
     @property
     def lasting(self) -> bool:
         """Tell whether the process that serves a connection is there for the next one."""
         return self.mode != "process"
+
+    @property
+    def worker(self) -> str:
+        """Return the act that tells which process takes the connections."""
+        return "pid" if self.lasting else "parent"
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -29,11 +35,12 @@ MODES = [
     Mode("iterative", "iterative", lanes=1),
     Mode("thread", "thread"),
     Mode("process", "process"),
-    Mode("process-spare", "process", ("--spare", "2")),
-    Mode("process-reused", "process", ("--connections-per-child", "3")),
+    Mode("process-spare", "process", ("--spare", "2"), waiting=8),
+    Mode("process-reused", "process", ("--connections-per-child", "3"), waiting=8),
     Mode("prefork", "prefork", ("-w", "2"), lanes=2),
     Mode("prefork-threads", "prefork", ("-w", "2", "--threads", "4"), lanes=8),
 ]
+MODE = {mode.name: mode for mode in MODES}
 PLAIN_MODES = [mode for mode in MODES if mode.name == mode.mode]
 
 

@@ -86,6 +86,8 @@ class Server:
         self.expect = expect
         self.addresses: list[str] = []
         self.ended_by_force = False
+        self.destroyed = False
+        self.orphans: set[int] = set()
         self._nested = nested
         self._process = subprocess.Popen(
             [*under, *FORKSERVE, "run", *arguments],
@@ -173,12 +175,13 @@ class Server:
     def kill(self) -> None:
         """Kill the supervisor and nobody else."""
         self.ended_by_force = True
+        self.orphans = {process.pid for process in self.family()}
         os.kill(self.pid, SIGKILL)
         self.wait()
 
     def destroy(self) -> None:
         """Kill every process of it, for a test that has failed already."""
-        self.ended_by_force = True
+        self.destroyed = self.ended_by_force = True
         for process in processes.tree(self._process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, SIGKILL)
@@ -229,6 +232,7 @@ def running(
 def adopted() -> list[Process]:
     """Return our children that no running server accounts for."""
     known = {server._process.pid for server in _started if server.is_running()}
+    known.update(*(server.orphans for server in _started))
     ours = (process for process in processes.descendants(os.getpid()) if process.pid not in known)
     return [
         process for process in ours if process.parent == os.getpid() and process.name != "strace"
