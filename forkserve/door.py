@@ -284,17 +284,24 @@ class Door:
 
     def close(self) -> None:
         """Close this process's copies of the listeners; what lingers goes on."""
-        for listener in self._listeners.values():
+        for descriptor, listener in self._listeners.items():
+            if self._is_watching:  # closing is not enough while another process has it open
+                with contextlib.suppress(FileNotFoundError):
+                    self._wait.unregister(descriptor)
             listener.socket.close()
         self._listeners.clear()
         self._is_watching = False
 
-    def turn(self) -> None:
-        """Wait once for anything but a connection."""
-        now = monotonic()
+    def see_off(self, *, block: bool) -> None:
+        """Wait once for the peers that have yet to close, or only look at them."""
         self._settle_all()
-        due = self._deadlines[0].deadline if self._deadlines else None
-        self._sort(self._wait.poll(None if due is None else max(0.0, due - now)))
+        self._sort(self._wait.poll(self.patience() if block else 0))
+
+    def patience(self) -> float | None:
+        """Return the seconds until some peer has had its time; None if nothing is due."""
+        if self._fresh:
+            return SOON
+        return max(0.0, self._deadlines[0].deadline - monotonic()) if self._deadlines else None
 
 
 class _Lingering:

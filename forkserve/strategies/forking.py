@@ -199,7 +199,7 @@ class Children:
         accept_loop(door, dispatch)
         door.close()
         while door.has_lingering() and not service.stop.is_hurried:
-            door.turn()
+            door.see_off(block=True)
         return 0
 
 

@@ -14,4 +14,4 @@ class Iterative:
         accept_loop(door, dispatcher.dispatch)
         door.close()
         while door.has_lingering() and not service.stop.is_hurried:
-            door.turn()
+            door.see_off(block=True)

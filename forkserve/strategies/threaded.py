@@ -1,12 +1,13 @@
 """A thread for each live connection, and no more threads than it takes."""
 
 import _thread
+from functools import partial
 from time import monotonic
 
 from forkserve.acceptor import accept_loop
 from forkserve.door import GRACE, PAUSE, QUIET
 from forkserve.log import log
-from forkserve.service import Service
+from forkserve.service import Inline, Service
 from forkserve.wait import READABLE, Wait
 from forkserve.wakeup import Wakeup
 
@@ -80,8 +81,7 @@ class Lanes:
             self._on_duty = True
             self._service.wakeup.ring()
 
-    def _run_lane(self) -> None:
-        lane = self._service.make_lane(self._door.linger)
+    def _run_lane(self, lane: Inline) -> None:
         try:
             accept_loop(self._door, lane.dispatch)
         except BaseException as error:
@@ -97,31 +97,38 @@ class Lanes:
     def run(self) -> None:
         """Start the first lanes, add to them as needed, and see the last one out."""
         self._add(min(FIRST_LANES, self._most))
-        while not self._is_done():
+        stop = self._service.stop
+        while self._service.lanes or not stop.is_set:
             self._service.wait.poll(self._timeout())
             now = monotonic()
-            if self._service.stop.is_set:
+            if stop.is_set:
                 self._close_door(now)
             elif self._on_duty:
                 self._look(now)
         self._door.close()
+        self._see_off()
         self._door_wait.close()
         self._gate.close()
         if self._failure is not None:
             raise self._failure
 
-    def _is_done(self) -> bool:
-        stop = self._service.stop
-        if not stop.is_set or self._service.lanes:
-            return False
-        return stop.is_hurried or not self._door.has_lingering()
+    def _see_off(self) -> None:
+        """Do what the lanes did for peers that have yet to close."""
+        wait = self._service.wait
+        self._door_wait.unregister(self._gate.reader)
+        wait.watch(self._door_wait.fileno(), partial(self._door.see_off, block=False))
+        self._door.see_off(block=False)
+        while self._door.has_lingering() and not self._service.stop.is_hurried:
+            wait.poll(self._door.patience())
+            self._door.see_off(block=False)
+        wait.forget(self._door_wait.fileno())
 
     def _timeout(self) -> float | None:
         if self._gate_opens_at is not None:
             return max(0.0, self._gate_opens_at - monotonic())
-        if self._on_duty or self._door.has_lingering():
-            return TICK if self._can_grow() else PAUSE
-        return None
+        if not self._on_duty:
+            return None
+        return TICK if self._can_grow() else self._door.patience()
 
     def _can_grow(self) -> bool:
         return self._lanes < self._most
@@ -136,6 +143,7 @@ class Lanes:
             self._taken_at_last_tick = self._door.taken
             self._stuck_ticks = 0
             return
+        self._door.see_off(block=False)  # no lane is there to do it
         self._stuck_ticks += 1
         self._lanes = len(self._service.lanes)
         if now >= self._no_thread_until:
@@ -143,9 +151,11 @@ class Lanes:
 
     def _add(self, count: int) -> None:
         for _ in range(count):
+            lane = self._service.make_lane(self._door.linger)
             try:
-                _thread.start_new_thread(self._run_lane, ())
+                _thread.start_new_thread(self._run_lane, (lane,))
             except RuntimeError as error:
+                self._service.lanes.remove(lane)
                 if not self._service.lanes:
                     raise
                 self._say_no_thread(error)
