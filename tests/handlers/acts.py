@@ -79,13 +79,22 @@ def _wait_for(fifo: str) -> str:
     return "released"
 
 
-def _leave_a_child(fifo: str) -> str:
-    """Fork a child that keeps every descriptor of ours until the FIFO is written to."""
+def _leave_an_orphan(fifo: str) -> str:
+    """Fork an orphan that keeps every descriptor of ours until the FIFO has a byte for it."""
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _wait_for(fifo)
+        orphan = os.fork()
+        if orphan == 0:
+            _wait_for(fifo)
+        else:
+            os.write(writer, str(orphan).encode())
         os._exit(0)
-    return str(child)
+    os.waitpid(child, 0)
+    number = os.read(reader, 20).decode()
+    os.close(reader)
+    os.close(writer)
+    return number
 
 
 def _kill(number: str) -> None:
@@ -152,7 +161,7 @@ ACTS: dict[str, Callable[..., object]] = {
     "kill": _kill,
     "sys.exit": lambda code="0": sys.exit(int(code)),
     "wait-for": _wait_for,
-    "leave-a-child": _leave_a_child,
+    "leave-an-orphan": _leave_an_orphan,
     "deaf": _ignore_term,
     "storm": _storm,
     "burn": _burn,

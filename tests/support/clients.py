@@ -6,7 +6,7 @@ import json
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -42,6 +42,13 @@ def connect(address: str, timeout: float = 10.0) -> socket.socket:
         return client
     host = parts.hostname or ""
     return socket.create_connection((EVERYWHERE.get(host, host), port_of(address)), timeout)
+
+
+@contextlib.contextmanager
+def several(address: str, count: int) -> Iterator[list[socket.socket]]:
+    """Yield so many open connections, and close them after the block."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(connect(address)) for _ in range(count)]
 
 
 def read_to_end(client: socket.socket) -> bytes:
