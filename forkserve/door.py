@@ -284,12 +284,13 @@ class Door:
 
     def close(self) -> None:
         """Close this process's copies of the listeners; what lingers goes on."""
-        for descriptor, listener in self._listeners.items():
-            if self._is_watching:  # closing is not enough while another process has it open
-                with contextlib.suppress(FileNotFoundError):
-                    self._wait.unregister(descriptor)
-            listener.socket.close()
-        self._listeners.clear()
+        while self._listeners:
+            with contextlib.suppress(KeyError):  # two threads may close at once
+                descriptor, listener = self._listeners.popitem()
+                if self._is_watching:  # closing does not, while another process has it open
+                    with contextlib.suppress(FileNotFoundError):
+                        self._wait.unregister(descriptor)
+                listener.socket.close()
         self._is_watching = False
 
     def see_off(self, *, block: bool) -> None:

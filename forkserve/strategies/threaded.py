@@ -90,6 +90,8 @@ class Lanes:
         finally:
             self._service.lanes.remove(lane)
             if self._service.stop.is_set:
+                if not self._service.lanes:
+                    self._door.close()  # here, just after finding the queue empty
                 self._service.wakeup.ring()
 
     # -- the main thread
