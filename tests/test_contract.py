@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support import clients, processes
-from tests.support.modes import ACTS, HTTP, KINDS, MODES, Kind, Mode, named
+from tests.support.modes import ACTS, HTTP, KINDS, MODES, MOSTLY_PLAIN, Kind, Mode, cross, named
 from tests.support.server import TCP, Server, handler, running
 from tests.support.waiting import becomes, settled
 
@@ -21,7 +21,8 @@ PAYLOAD = PAYLOAD[: MEBIBYTE + 1]
 
 every_mode = pytest.mark.parametrize("mode", MODES, ids=named(MODES))
 every_kind = pytest.mark.parametrize("kind", [*KINDS, HTTP], ids=named([*KINDS, HTTP]))
-every_own_kind = pytest.mark.parametrize("kind", KINDS, ids=named(KINDS))
+every_combination = pytest.mark.parametrize(("kind", "mode", "transport"), cross([*KINDS, HTTP]))
+every_own_combination = pytest.mark.parametrize(("kind", "mode"), cross(KINDS, ("tcp",)))
 every_transport = pytest.mark.parametrize("transport", ["tcp", "unix"])
 
 Serve = Callable[..., AbstractContextManager[Server]]
@@ -69,8 +70,7 @@ def test_every_byte_comes_back(kind: Kind, mode: Mode, transport: str, serve: Se
                 assert clients.read_exactly(client, 4) == b"two\n"
 
 
-@every_mode
-@every_own_kind
+@every_own_combination
 def test_half_closed_client_gets_an_answer_made_later(kind: Kind, mode: Mode, serve: Serve) -> None:
     """The end of a client's data is not the end of the client (F99)."""
     with serve(kind.acts, mode) as server, clients.connect(server.address) as client:
@@ -79,9 +79,7 @@ def test_half_closed_client_gets_an_answer_made_later(kind: Kind, mode: Mode, se
         assert clients.read_to_end(client) == b"burnt\n" + b"x" * MEBIBYTE
 
 
-@every_transport
-@every_mode
-@every_kind
+@every_combination
 def test_twenty_clients_at_once(kind: Kind, mode: Mode, transport: str, serve: Serve) -> None:
     """Twenty clients that come together are all served, however few are served at a time."""
     with serve(kind.echo, mode, transport) as server:
@@ -94,8 +92,7 @@ def test_twenty_clients_at_once(kind: Kind, mode: Mode, transport: str, serve: S
             assert answers == payloads
 
 
-@every_mode
-@every_own_kind
+@every_own_combination
 def test_connections_held_together(kind: Kind, mode: Mode, serve: Serve) -> None:
     """As many connections as the mode has lanes are served side by side."""
     with serve(kind.acts, mode) as server:
@@ -106,9 +103,7 @@ def test_connections_held_together(kind: Kind, mode: Mode, serve: Serve) -> None
             client.close()
 
 
-@every_transport
-@every_mode
-@every_kind
+@every_combination
 def test_reset_is_nobody_elses_business(
     kind: Kind, mode: Mode, transport: str, serve: Serve
 ) -> None:
@@ -147,8 +142,7 @@ FAULTS = [
 ]
 
 
-@every_mode
-@every_own_kind
+@every_own_combination
 def test_what_a_handler_raises_ends_its_connection_only(
     kind: Kind, mode: Mode, serve: Serve
 ) -> None:
@@ -169,8 +163,7 @@ def test_what_a_handler_raises_ends_its_connection_only(
         assert "raised on purpose" in server.stderr_so_far()
 
 
-@every_mode
-@every_own_kind
+@every_own_combination
 def test_memory_error_costs_one_connection(kind: Kind, mode: Mode, serve: Serve) -> None:
     """A handler that is out of memory loses its connection; the worker may then retire (F45)."""
     with serve(kind.acts, mode, expect=f"{RAISED}|worker") as server:
@@ -182,7 +175,7 @@ def test_memory_error_costs_one_connection(kind: Kind, mode: Mode, serve: Serve)
 
 
 @pytest.mark.parametrize("name", ["Init", "Setup", "Finish", "OldInit", "OldSetup", "OldFinish"])
-@every_mode
+@pytest.mark.parametrize("mode", MOSTLY_PLAIN)
 def test_handler_that_fails_around_its_work(
     name: str, mode: Mode, serve: Serve, tmp_path: Path
 ) -> None:
@@ -200,9 +193,7 @@ def test_handler_that_fails_around_its_work(
         assert clients.ask(server.address, b"mended\n") == b"mended\n"
 
 
-@every_transport
-@every_mode
-@every_kind
+@every_combination
 def test_nothing_accumulates(kind: Kind, mode: Mode, transport: str, serve: Serve) -> None:
     """After 201 more connections the processes and their descriptors are what they were."""
     with serve(kind.echo, mode, transport) as server:
@@ -222,8 +213,7 @@ def open_descriptors(server: Server, mode: Mode) -> dict[int, int]:
     return {process.pid: len(processes.descriptors(process.pid)) for process in family}
 
 
-@every_mode
-@every_own_kind
+@every_own_combination
 def test_handler_sees_its_tcp_connection(kind: Kind, mode: Mode, serve: Serve) -> None:
     """A handler finds its client's address, its server's, and a socket with sound options (F93)."""
     with serve(kind.acts, mode) as server, clients.connect(server.address) as client:
@@ -248,8 +238,7 @@ def test_handler_sees_its_tcp_connection(kind: Kind, mode: Mode, serve: Serve) -
         assert seen["shutdown"]
 
 
-@every_mode
-@every_own_kind
+@every_own_combination
 def test_handler_sees_the_configured_path(
     kind: Kind, mode: Mode, serve: Serve, tmp_path: Path
 ) -> None:

@@ -14,7 +14,17 @@ import pytest
 
 from tests.support import clients, processes
 from tests.support.faults import Fifo
-from tests.support.modes import ACTS, ECHO, KINDS, MODES, PLAIN_MODES, Mode, named
+from tests.support.modes import (
+    ACTS,
+    ECHO,
+    KINDS,
+    MODE,
+    MODES,
+    MOSTLY_PLAIN,
+    PLAIN_MODES,
+    Mode,
+    named,
+)
 from tests.support.requirements import requires, requires_root
 from tests.support.server import TCP, Server, adopted, handler, running, starting
 from tests.support.waiting import Stopwatch, eventually, pause
@@ -23,6 +33,7 @@ IDLE = handler("idle.py:Marked")
 BUSY = handler("idle.py:Unmarked")
 
 every_mode = pytest.mark.parametrize("mode", MODES, ids=named(MODES))
+mostly_plain = pytest.mark.parametrize("mode", MOSTLY_PLAIN)
 every_plain_mode = pytest.mark.parametrize("mode", PLAIN_MODES, ids=named(PLAIN_MODES))
 side_by_side = pytest.mark.parametrize(
     "mode", [mode for mode in MODES if mode.lanes > 1], ids=named([m for m in MODES if m.lanes > 1])
@@ -56,7 +67,7 @@ def is_refused(address: str) -> bool:
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-@every_mode
+@mostly_plain
 def test_idle_server_stops_at_once(number: signal.Signals, mode: Mode) -> None:
     """An idle server ends within 200 ms, with status 0."""
     times = []
@@ -71,7 +82,7 @@ def test_idle_server_stops_at_once(number: signal.Signals, mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@every_mode
+@mostly_plain
 def test_what_runs_finishes(number: signal.Signals, mode: Mode, fifo: Fifo) -> None:
     """A handler at work at a stop finishes, and the log says that it is waited for."""
     with (
@@ -165,7 +176,7 @@ def test_idle_connections_do_not_wait_for_busy_ones(mode: Mode, fifo: Fifo, tmp_
         assert server.wait() == 0
 
 
-@every_mode
+@mostly_plain
 def test_drain_timeout_interrupts(mode: Mode) -> None:
     """At the drain timeout a handler that waits for its peer is interrupted, not killed (F90)."""
     with (
@@ -197,7 +208,7 @@ def test_connection_stays_usable_while_draining(mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("how", ["timeout", "second", "quit"])
-@every_mode
+@mostly_plain
 def test_handler_that_cannot_be_interrupted_is_killed(how: str, mode: Mode, fifo: Fifo) -> None:
     """A handler that no interruption reaches is killed in the end, and the status is still 0."""
     timeout = "1" if how == "timeout" else "30"
@@ -405,7 +416,7 @@ def test_inherited_deafness(number: signal.Signals, mode: Mode) -> None:
         assert server.stop(number) == 0
 
 
-@every_mode
+@mostly_plain
 def test_deaf_handler_does_not_delay_the_stop(mode: Mode) -> None:
     """A handler that blocks signals in its process does not keep the server from stopping (F48)."""
     with running(ACTS, *mode.arguments, "--drain-timeout", "1", expect="kill") as server:
@@ -481,7 +492,7 @@ def test_worker_left_by_its_handler(code: int) -> None:
 
 
 @pytest.mark.parametrize("way", ["kill 9", "kill 11", "leave 0", "leave 3"])
-@every_mode
+@mostly_plain
 def test_death_costs_what_the_process_served(way: str, mode: Mode) -> None:
     """In every mode the next client is served after a handler's process has died (F40-F42)."""
     with running(ACTS, *mode.arguments, expect="worker|child|process") as server:
@@ -525,7 +536,7 @@ def test_handler_shuts_the_server_down(kind: object, mode: Mode, tmp_path: Path)
 @pytest.mark.parametrize("name", ["thread", "prefork-threads"])
 def test_thread_in_a_long_computation(act: str, name: str) -> None:
     """A thread that computes in C finishes after TERM and is cut off by QUIT (F84)."""
-    mode = next(mode for mode in MODES if mode.name == name)
+    mode = MODE[name]
     with running(ACTS, *mode.arguments, expect="kill") as server, in_service(server, act) as client:
         watch = Stopwatch()
         server.signal(signal.SIGTERM if act == "burn 0.5" else signal.SIGQUIT)

@@ -7,11 +7,13 @@ import resource
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.support import processes
 from tests.support.output import Output
 from tests.support.requirements import missing, requires
+from tests.support.waiting import settled
 
 
 @contextlib.contextmanager
@@ -63,7 +65,7 @@ def out_of_descriptors(pids: Iterable[int]) -> Iterator[None]:
     """Let these processes get no further descriptor until the block ends."""
     before = {}
     for pid in pids:
-        taken = processes.descriptors(pid)
+        taken = settled(partial(processes.descriptors, pid))
         free = next(number for number in range(len(taken) + 1) if number not in taken)
         _, hard = limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, hard))

@@ -1,6 +1,10 @@
 """The modes and handler kinds that every promise is tried with."""
 
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import pytest
 
 from tests.support.server import handler
 
@@ -63,6 +67,28 @@ HTTP = Kind("http", "http.server:SimpleHTTPRequestHandler")
 
 ACTS = handler("acts.py:Stream")
 ECHO = handler("echo.py:Stream")
+
+
+MOSTLY_PLAIN = [
+    pytest.param(mode, id=mode.name, marks=() if mode in PLAIN_MODES else pytest.mark.heavy)
+    for mode in MODES
+]
+
+
+def cross(kinds: list[Kind], transports: tuple[str, ...] = ("tcp", "unix")) -> list[Any]:
+    """Return every kind in every mode over every transport, most of them heavy.
+
+    Not heavy are the first kind in every mode over every transport, and every kind in two modes
+    over TCP: that finds what depends on one of the three, and the heavy run the rest.
+    """
+    found = []
+    for kind, mode, transport in product(kinds, MODES, transports):
+        is_plain = kind is kinds[0] or (mode.name in {"thread", "prefork"} and transport == "tcp")
+        name = "-".join((kind.name, mode.name, *(transport,) * (len(transports) > 1)))
+        marks = () if is_plain else pytest.mark.heavy
+        values = (kind, mode, transport) if len(transports) > 1 else (kind, mode)
+        found.append(pytest.param(*values, id=name, marks=marks))
+    return found
 
 
 def named(values: list[Mode] | list[Kind]) -> list[str]:
