@@ -5,6 +5,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import socket
 import stat
 import struct
@@ -86,7 +87,8 @@ class Listener:
         self.server: ServerView
         self.connection_type: type[Connection] = Connection
         self._owner = os.getpid()
-        self._file = _identify(self.path) if self.path else None
+        self._place = os.path.abspath(self.path) if self.path else listening.getsockname()
+        self._file = _identify(self._place) if self.path else None
         self._accept: Callable[[], tuple[int, Peer]] = listening._accept  # type: ignore[attr-defined]
         # As plain numbers: socket.accept() makes enums of them for each connection (6-8 us).
         self._kind = int(listening.family), int(listening.type), listening.proto
@@ -143,17 +145,21 @@ class Listener:
     def is_listening(self) -> bool:
         """Whether the socket still accepts: it may have been shut down through another process."""
         try:
-            return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+            accepts = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError:
             return False
+        look = select.poll()
+        look.register(self.socket, select.POLLRDHUP)  # all that a Unix socket shows of it
+        return bool(accepts) and not look.poll(0)
 
     def revive(self) -> bool:
         """Listen again on a TCP socket that somebody shut down; whether that worked."""
-        with contextlib.suppress(OSError):
-            before = self.socket.getsockname()
-            self.socket.listen(self.address.backlog)
-            return bool(self.socket.getsockname() == before and self.is_listening())
-        return False
+        if not self.path:
+            with contextlib.suppress(OSError):
+                self.socket.bind(self._place)  # gone if the kernel had chosen the port, else EINVAL
+            with contextlib.suppress(OSError):
+                self.socket.listen(self.address.backlog)
+        return self.is_listening()
 
     def quiesce(self) -> None:
         """Let no new client in, while those in the queue can still be accepted."""
@@ -180,8 +186,8 @@ class Listener:
         self.socket.close()
 
     def _unlink(self) -> None:
-        if self._file and self._owner == os.getpid() and _identify(self.path) == self._file:
-            os.unlink(self.path)
+        if self._file and self._owner == os.getpid() and _identify(self._place) == self._file:
+            os.unlink(self._place)
             self._file = None
 
 

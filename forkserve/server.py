@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 import sys
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -89,6 +89,7 @@ class Server:
         self._listeners: Sequence[Listener] = ()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._ending = allocate_lock()  # so that stop() rings no bell that is being given back
         self.addresses: list[str] = []
 
     # -- in processes of its own
@@ -213,11 +214,11 @@ class Server:
         return service
 
     def _ask(self, how: Callable[[], None]) -> None:
-        how()
-        service = self._service
-        if service is not None:
-            service.interrupt_as_asked()
-            service.wakeup.ring()
+        with self._ending:
+            how()
+            if self._service is not None:
+                self._service.interrupt_as_asked()
+                self._service.wakeup.ring()
 
     def _attend_here(self) -> None:
         if self._stop.is_set and self._service is not None:
@@ -231,9 +232,10 @@ class Server:
         except BaseException as error:
             self._failure = error
         finally:
-            self._service = None
+            with self._ending:
+                self._service = None
+                service.close()
             self._close()
-            service.close()
 
     def _run_here(self, on_ready: Callable[[], None] | None) -> None:
         service = self._open_here()

@@ -24,7 +24,7 @@ from forkserve.process.policy import (
     decide,
     next_spawn,
 )
-from forkserve.process.reaper import collect
+from forkserve.process.reaper import collect, wait_for
 from forkserve.process.worker import LISTENER_DIED, Worker
 from forkserve.service import Service
 from forkserve.strategies import Strategy
@@ -105,7 +105,7 @@ class Leader:
         for pid in self._workers:  # only if something of ours has failed
             self._signal_group(pid)
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            wait_for(pid)
         for pipe in self._ready_pipes.values():
             os.close(pipe)
         os.close(self._lifeline)

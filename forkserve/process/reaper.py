@@ -4,6 +4,11 @@ import os
 from collections.abc import Collection, Iterator
 
 
+def wait_for(pid: int) -> None:
+    """Block until a child that was killed has ended, and collect it."""
+    os.waitpid(pid, 0)
+
+
 def collect(pids: Collection[int]) -> Iterator[tuple[int, int]]:
     """Yield (pid, exit code) for each of these that has ended; a signal's code is negative.
 

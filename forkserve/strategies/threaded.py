@@ -1,6 +1,6 @@
 """A thread for each live connection, and no more threads than it takes."""
 
-import _thread
+import threading
 from functools import partial
 from time import monotonic
 
@@ -64,6 +64,7 @@ class Lanes:
         self._no_thread_said_at = -QUIET
         self._gate_opens_at: float | None = None
         self._failure: BaseException | None = None
+        self._leaving = threading.Lock()  # taken when a lane ends, never for a connection
 
     # -- Attendance: called by the lanes
 
@@ -88,11 +89,12 @@ class Lanes:
             self._failure = error
             self._service.stop.retire()
         finally:
-            self._service.lanes.remove(lane)
-            if self._service.stop.is_set:
-                if not self._service.lanes:
-                    self._door.close()  # here, just after finding the queue empty
-                self._service.wakeup.ring()
+            with self._leaving:
+                self._service.lanes.remove(lane)
+                if self._service.stop.is_set:
+                    if not self._service.lanes:
+                        self._door.close()  # here, just after finding the queue empty
+                    self._service.wakeup.ring()
 
     # -- the main thread
 
@@ -107,7 +109,8 @@ class Lanes:
                 self._close_door(now)
             elif self._on_duty:
                 self._look(now)
-        self._door.close()
+        with self._leaving:  # the last lane may have been about to ring
+            self._door.close()
         self._see_off()
         self._door_wait.close()
         self._gate.close()
@@ -155,7 +158,9 @@ class Lanes:
         for _ in range(count):
             lane = self._service.make_lane(self._door.linger)
             try:
-                _thread.start_new_thread(self._run_lane, (lane,))
+                threading.Thread(
+                    target=self._run_lane, args=[lane], name="forkserve-lane", daemon=True
+                ).start()
             except RuntimeError as error:
                 self._service.lanes.remove(lane)
                 if not self._service.lanes:
