@@ -1,0 +1,1 @@
+"""White-box tests: each file is the specification of one module."""
