@@ -69,7 +69,8 @@ def parse_address(text: str) -> Address:
 
 def _split_host(text: str, place: str) -> tuple[str | None, int]:
     host, colon, port = place.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5
+    if not colon or not is_number or int(port) > 65535:
         raise SettingsError(f"address {text!r}: expected HOST:PORT with a port from 0 to 65535")
     if host.startswith("[") and host.endswith("]"):
         return host[1:-1], int(port)
@@ -110,7 +111,7 @@ def _take_number(
         number = int(value, base)
     except ValueError:
         number = -1
-    if not value.isascii() or not value.isdigit() or number < least:
+    if not value.isascii() or not value.isdigit() or not least <= number < 1 << 31:
         kind = "an octal number" if base == 8 else f"a number from {least} up"
         raise SettingsError(f"address {text!r}: {name} is {value!r}, not {kind}")
     return number

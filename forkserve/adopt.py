@@ -41,8 +41,9 @@ def adopt(target: Any) -> tuple[Serve, type[Any]]:
 def _check_function(name: str, function: Any) -> None:
     import inspect  # not for those who serve a class: it is large
 
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise TargetError(f"{name} is a coroutine function: handlers are blocking code")
+    for called in (function, getattr(function, "__call__", None)):  # noqa: B004
+        if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+            raise TargetError(f"{name} is a coroutine function: handlers are blocking code")
     try:
         signature = inspect.signature(function)
         signature.bind(None)

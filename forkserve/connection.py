@@ -93,6 +93,8 @@ class Connection(Descriptor):
 
         Raises IncompleteRead if the peer ends the connection before.
         """
+        if size < 0:
+            raise ValueError(f"negative size {size} to receive")
         received = self.buffers().input
         while len(received) < size:
             if not self.receive_more(min(RECEIVE_SIZE, size - len(received))):
@@ -251,6 +253,12 @@ class Connection(Descriptor):
         with contextlib.suppress(OSError):
             self.shutdown(SHUT_RDWR)
 
+    def settimeout(self, value: float | None, /) -> None:
+        """Let each read and write block for so many seconds at most; None: as long as it takes."""
+        super().settimeout(value)
+        if self._borrowed is not None:
+            socket.socket.settimeout(self._borrowed, value)
+
     def close(self) -> None:
         """Close the descriptor; what was written and not flushed is dropped."""
         if self._borrowed is not None:
@@ -308,8 +316,9 @@ class _Borrowed(socket.socket):
         super().__init__(connection.family, connection.type, connection.proto, connection.fileno())
         self._connection = connection
 
+        super().settimeout(connection.gettimeout())
+
     def settimeout(self, value: float | None) -> None:
-        super().settimeout(value)
         self._connection.settimeout(value)
 
     def setblocking(self, flag: bool) -> None:
@@ -322,7 +331,7 @@ class _Borrowed(socket.socket):
 
 def plain_ipv4(address: "Peer") -> "Peer":
     """Return an IPv4 address that came over a dual-stack socket as plain IPv4."""
-    if len(address) == 4 and address[0].startswith("::ffff:"):
+    if isinstance(address, tuple) and len(address) == 4 and address[0].startswith("::ffff:"):
         return address[0][7:], address[1]
     return address
 

@@ -296,7 +296,8 @@ class Door:
     def see_off(self, *, block: bool) -> None:
         """Wait once for the peers that have yet to close, or only look at them."""
         self._settle_all()
-        self._sort(self._wait.poll(self.patience() if block else 0))
+        if self._lingering:
+            self._sort(self._wait.poll(self.patience() if block else 0))
 
     def patience(self) -> float | None:
         """Return the seconds until some peer has had its time; None if nothing is due."""

@@ -1,5 +1,6 @@
 """Run a handler on one connection: the sole error boundary."""
 
+import errno
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -127,16 +128,28 @@ def make_run_handler(
 
 
 def _report(error: BaseException, connection: Connection, stop: "Stop") -> None:
+    try:
+        _say(error, connection)
+    except BaseException as worse:  # what the user raised may raise again when it is shown
+        kind, other = type(error).__name__, type(worse).__name__
+        log.error("a handler raised %s, and showing that raised %s", kind, other)
+    if isinstance(error, MemoryError):
+        log.warning("out of memory: this worker leaves when it is done")
+        stop.retire()
+
+
+def _say(error: BaseException, connection: Connection) -> None:
     peer = format_peer(connection.address)
-    if isinstance(error, ConnectionError | EOFError | TimeoutError):
+    if isinstance(error, ConnectionError | EOFError | TimeoutError) or _is_unreachable(error):
         log.debug("connection from %s ended early: %s: %s", peer, type(error).__name__, error)
     elif isinstance(error, SystemExit):
         log.warning("handler of %s raised SystemExit(%r): connection closed", peer, error.code)
     else:
         log.error("handler of %s raised %s", peer, type(error).__name__, traceback=error)
-    if isinstance(error, MemoryError):
-        log.warning("out of memory: this worker leaves when it is done")
-        stop.retire()
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 def format_peer(address: "Peer") -> str:
@@ -144,4 +157,4 @@ def format_peer(address: "Peer") -> str:
     if isinstance(address, tuple):
         host, port = address[0].removeprefix("::ffff:"), address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return address or "a Unix socket"
+    return str(address) if address else "a Unix socket"

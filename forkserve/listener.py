@@ -200,8 +200,8 @@ def open_listeners(addresses: list[Address]) -> list[Listener]:
                 for listener in _open(address):
                     opened.callback(listener.close)
                     listeners.append(listener)
-            except OSError as error:
-                reason = error.strerror or error
+            except (OSError, UnicodeError) as error:
+                reason = getattr(error, "strerror", None) or error
                 raise ListenError(f"cannot listen on {address.text}: {reason}") from None
         opened.pop_all()
     return listeners
@@ -262,12 +262,14 @@ def _open_unix(address: UnixAddress) -> socket.socket:
     The folder is locked meanwhile, so that of two servers starting at once one sees the other.
     """
     path = address.path
-    folder, name = os.path.split(path)
-    beside = os.path.join(folder, f".{os.getpid()}.{name}"[: len(name) + 4])
+    folder = os.path.dirname(path) or "."
     with contextlib.ExitStack() as opened:
-        locked = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        locked = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         opened.callback(os.close, locked)
         fcntl.flock(locked, fcntl.LOCK_EX)
+        if os.path.isdir(f"/proc/self/fd/{locked}"):
+            folder = f"/proc/self/fd/{locked}"  # short, whatever the length of the path
+        beside = f"{folder}/.forkserve-{os.getpid()}"
         _refuse_occupied(path)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with contextlib.ExitStack() as failed:

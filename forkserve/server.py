@@ -2,14 +2,12 @@
 
 import gc
 import os
-import signal
 import sys
-from _thread import allocate_lock, get_ident
+from _thread import get_ident
 from collections.abc import Callable, Sequence
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from forkserve import signals
 from forkserve.address import DEFAULT_ADDRESS, parse_address
 from forkserve.admission import raise_descriptor_limit, share
 from forkserve.adopt import adopt
@@ -17,14 +15,13 @@ from forkserve.errors import ForkserveError, SettingsError
 from forkserve.listener import Listener, open_listeners
 from forkserve.log import log, write_line
 from forkserve.service import Service
-from forkserve.settings import Mode, Settings, find_contradiction
+from forkserve.settings import Mode, Settings, check_ranges, find_contradiction
 from forkserve.stop import Stop
 from forkserve.strategies import Strategy, make_strategy
 from forkserve.view import View, stop_process
 
 if TYPE_CHECKING:
-    import threading
-
+    from forkserve.in_process import InProcess
     from forkserve.service import MakeDispatcher
 
 
@@ -69,6 +66,7 @@ class Server:
             boot_timeout=boot_timeout,
             access_log=access_log,
         )
+        check_ranges(self._settings)
         wrong = find_contradiction(self._settings)
         if wrong is not None:
             raise SettingsError(wrong[0])
@@ -84,113 +82,50 @@ class Server:
             spare=spare,
             connections_per_child=connections_per_child,
         )
-        self._stop = Stop()
-        self._service: Service | None = None
-        self._listeners: Sequence[Listener] = ()
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
-        self._ending = allocate_lock()  # so that stop() rings no bell that is being given back
+        self._session: InProcess | None = None
         self.addresses: list[str] = []
-
-    # -- in processes of its own
 
     def run(self, on_ready: Callable[[], None] | None = None) -> None:
         """Serve until TERM or INT; blocks. ``on_ready`` is called when every worker is ready.
 
-        In the main thread, or with ``in_process`` in any, then until stop(). This process is the
-        parent of the workers: it forks, so it should have no other threads. Raises ListenError,
-        or BootError if the first workers do not come up.
+        In the main thread: this process is the parent of the workers, so it should have no other
+        threads. With ``in_process`` in any thread, then until stop(). Raises ListenError, or
+        BootError if the first workers do not come up.
         """
         if self._in_process:
-            self._run_here(on_ready)
+            self._open_session().run(on_ready or self._announce)
             return
         from forkserve.process.leader import Bounds, Leader
 
         _refuse_other_threads()
         settings = self._settings
-        workers = settings.count_workers()
-        self._open(stop_process(os.getpid()))
+        bounds = Bounds(settings.count_workers(), settings.drain_timeout, settings.boot_timeout)
+        listeners = self._listen()
         try:
-            service = self._make_service(workers)
+            service = self._make_service(listeners, bounds.workers, stop_process(os.getpid()))
             _warn_of_threads()
             gc.collect()
             gc.freeze()  # the workers share what is here as long as nobody collects it
-            bounds = Bounds(workers, settings.drain_timeout, settings.boot_timeout)
-            ready = on_ready or self._announce
-            Leader(self._listeners, service, self._strategy, bounds, ready).run()
+            Leader(listeners, service, self._strategy, bounds, on_ready or self._announce).run()
         finally:
-            self._close()
-
-    def _announce(self) -> None:
-        for address in self.addresses:
-            write_line(f"forkserve: listening on {address}")
-
-    def _open(self, shutdown: Callable[[], None]) -> None:
-        self._listeners = open_listeners(self._addresses)
-        self.addresses = [str(listener) for listener in self._listeners]
-        for listener in self._listeners:
-            listener.connection_type = self._connection_type
-            listener.server = View(listener, self._stop, shutdown)
-        _warn_of_short_queue(self._listeners)
-
-    def _make_service(self, workers: int) -> Service:
-        settings = self._settings
-        limit = share(settings.max_connections, workers)
-        allowed = raise_descriptor_limit(limit)
-        if allowed is not None:
-            log.warning(
-                "%d connections a worker need more than the %d descriptors this process may open",
-                limit,
-                allowed,
-            )
-        return Service(
-            self._listeners,
-            self._serve,
-            self._stop,
-            limit=limit,
-            is_shared=workers > 1 or settings.mode is Mode.PROCESS,
-            access_log=settings.access_log,
-            make_dispatcher=self._make_dispatcher,
-        )
-
-    def _close(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-
-    # -- in this process
+            for listener in listeners:
+                listener.close()
 
     def start(self) -> None:
         """Serve in this process, in a thread of its own, until stop(); returns when bound.
 
-        Needs ``in_process=True``; installs no signal handler.
+        Needs ``in_process=True``; installs no signal handler. Raises ListenError.
         """
-        import threading
-
-        if not self._in_process:
-            raise SettingsError("start() serves in this process: pass in_process=True, or run()")
-        service = self._open_here()
-        self._thread = threading.Thread(target=self._serve_here, args=[service], name="forkserve")
-        self._thread.start()
+        self._open_session().start()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Stop what start() or an in-process run() began; from any thread.
+        """Stop what start() or an in-process run() began; from any thread, but not a handler's.
 
         What runs may finish within timeout seconds (the drain timeout if None), then it is
-        interrupted. Blocks until all of it has ended, unless called from the serving thread.
+        interrupted. Blocks until all of it has ended.
         """
-        import threading
-
-        self._ask(self._stop.request)
-        thread = self._thread
-        if thread is None or thread is threading.current_thread():
-            return
-        thread.join(self._settings.drain_timeout if timeout is None else timeout)
-        if thread.is_alive():
-            self._ask(self._stop.hurry)
-            thread.join()
-        self._thread = None
-        if self._failure is not None:
-            raise self._failure
+        if self._session is not None:
+            self._session.stop(self._settings.drain_timeout if timeout is None else timeout)
 
     def __enter__(self) -> Self:
         self.start()
@@ -204,60 +139,54 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _open_here(self) -> Service:
-        self._stop = Stop()
-        self._open(lambda: self._ask(self._stop.request))
-        service = self._make_service(workers=1)
-        service.open()
-        service.attend = self._attend_here
-        self._service = service
-        return service
+    def _announce(self) -> None:
+        for address in self.addresses:
+            write_line(f"forkserve: listening on {address}")
 
-    def _ask(self, how: Callable[[], None]) -> None:
-        with self._ending:
-            how()
-            if self._service is not None:
-                self._service.interrupt_as_asked()
-                self._service.wakeup.ring()
+    def _open_session(self) -> "InProcess":
+        from forkserve.in_process import InProcess  # imports threading
 
-    def _attend_here(self) -> None:
-        if self._stop.is_set and self._service is not None:
-            for listener in self._listeners:
-                listener.quiesce()
-            self._service.interrupt_as_asked()
+        if not self._in_process:
+            raise SettingsError("start() serves in this process: pass in_process=True, or run()")
+        service = self._make_service(self._listen(), workers=1, shutdown=self._ask_session)
+        self._session = InProcess(service, self._strategy)
+        return self._session
 
-    def _serve_here(self, service: Service) -> None:
-        try:
-            self._strategy.serve(service)
-        except BaseException as error:
-            self._failure = error
-        finally:
-            with self._ending:
-                self._service = None
-                service.close()
-            self._close()
+    def _ask_session(self) -> None:
+        if self._session is not None:
+            self._session.ask()
 
-    def _run_here(self, on_ready: Callable[[], None] | None) -> None:
-        service = self._open_here()
-        (on_ready or self._announce)()
-        try:
-            with signals.handled(
-                dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._on_signal),
-                service.wakeup.writer,
-            ):
-                self._serve_here(service)
-        except ValueError:  # not the main thread: no signals, stop() ends it
-            self._serve_here(service)
-        if self._failure is not None:
-            raise self._failure
+    def _listen(self) -> list[Listener]:
+        listeners = open_listeners(self._addresses)
+        self.addresses = [str(listener) for listener in listeners]
+        _warn_of_short_queue(listeners)
+        return listeners
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop.is_set:
-            self._stop.hurry()
-        else:
-            self._stop.request()
-        if self._service is not None:
-            self._service.interrupt_as_asked()
+    def _make_service(
+        self, listeners: Sequence[Listener], workers: int, shutdown: Callable[[], None]
+    ) -> Service:
+        settings = self._settings
+        limit = share(settings.max_connections, workers)
+        allowed = raise_descriptor_limit(limit)
+        if allowed is not None:
+            log.warning(
+                "%d connections a worker need more than the %d descriptors this process may open",
+                limit,
+                allowed,
+            )
+        stop = Stop()
+        for listener in listeners:
+            listener.connection_type = self._connection_type
+            listener.server = View(listener, stop, shutdown)
+        return Service(
+            listeners,
+            self._serve,
+            stop,
+            limit=limit,
+            is_shared=workers > 1 or settings.mode is Mode.PROCESS,
+            access_log=settings.access_log,
+            make_dispatcher=self._make_dispatcher,
+        )
 
 
 def _read_mode(mode: Mode | str | None, *, in_process: bool) -> Mode:

@@ -181,6 +181,23 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return given
 
 
+def check_ranges(settings: Settings) -> None:
+    """Raise SettingsError for a number that the command would not take either."""
+    for name, least in (
+        ("workers", 1),
+        ("threads", 1),
+        ("spare", 0),
+        ("connections_per_child", 1),
+        ("max_connections", 1),
+        ("drain_timeout", 0),
+        ("boot_timeout", 0),
+    ):
+        value = getattr(settings, name)
+        if value is not None and not value >= least:
+            flag = "--" + name.replace("_", "-")
+            raise SettingsError(f"{flag} {value} is too little: {least} at least")
+
+
 def find_contradiction(settings: Settings) -> tuple[str, tuple[str, ...]] | None:
     """Return what is wrong with these settings together, and the names of those concerned."""
     mode = settings.mode

@@ -34,6 +34,9 @@ def load_target(text: str) -> Any:
             target = getattr(target, part)
         except AttributeError:
             raise TargetError(f"target {text!r}: {place} has no {name!r}") from None
+        except BaseException as error:
+            kind = type(error).__name__
+            raise TargetError(f"target {text!r}: {name} raised {kind}: {error}") from error
     return target
 
 

@@ -71,6 +71,7 @@ def decide(view: LeaderView, now: float) -> Plan:
     for slot in view.empty:
         if slot.spawn_at <= now:
             plan.spawn.append(slot.slot)
+            plan.wake_by(now + view.boot_timeout)
         else:
             plan.wake_by(slot.spawn_at)
     for worker in view.workers:
@@ -113,4 +114,4 @@ def next_spawn(was_ready: bool, failures: int, now: float, last_spawn: float) ->
     """
     if was_ready:
         return max(now, last_spawn + 1 / SPAWNS_A_SECOND)
-    return now + min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** (failures - 1))
+    return now + min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(failures - 1, 9))
