@@ -17,7 +17,7 @@ ROWS = (
     ("cli",),
     ("__init__",),
     ("server",),
-    ("adopt", "process.leader"),
+    ("adopt", "process.leader", "in_process"),
     ("process.worker",),
     ("strategies",),
     ("strategies.preforked",),
