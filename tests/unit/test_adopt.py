@@ -113,7 +113,6 @@ def test_coroutine_functions_are_refused(function: Any) -> None:
         adopt(function)
 
 
-@pytest.mark.xfail(reason="an object's own __call__ is not looked at", strict=True)
 def test_an_object_with_a_coroutine_call_is_refused() -> None:
     """A coroutine function is refused in every disguise."""
     with pytest.raises(TargetError, match="coroutine"):

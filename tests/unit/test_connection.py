@@ -150,7 +150,6 @@ def test_a_message_that_is_cut_short(pair: Pair) -> None:
     assert connection.at_end
 
 
-@pytest.mark.xfail(reason="a negative size takes from the buffer all but so many", strict=True)
 def test_recv_exactly_a_negative_size(pair: Pair) -> None:
     """A negative size is refused, as the socket's own recv() does, and takes nothing."""
     connection, client = pair
@@ -614,7 +613,6 @@ def test_the_borrowed_socket_sets_the_timeout_of_both(pair: Pair) -> None:
     assert connection.gettimeout() == 0.0
 
 
-@pytest.mark.xfail(reason="the loan does not hear of the connection's timeout", strict=True)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_the_connection_sets_the_timeout_of_both(when: str, pair: Pair) -> None:
     """A timeout set on the connection, before the loan or after, holds for the loan too."""
@@ -771,9 +769,6 @@ def test_plain_ipv4(address: tuple[object, ...] | str, plain: object) -> None:
     assert plain_ipv4(address) == plain
 
 
-@pytest.mark.xfail(
-    reason="an abstract name of four bytes is taken for an IPv6 address", strict=True
-)
 def test_the_peer_has_an_abstract_name() -> None:
     """A Unix client may have bound itself to a name of any length (unix(7))."""
     name: Any = b"\0abc"

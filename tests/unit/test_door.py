@@ -416,7 +416,6 @@ def test_lingering_goes_on_while_the_door_waits(
     os.close(writer)
 
 
-@pytest.mark.xfail(reason="see_off() waits for an event although nobody is left to cause one")
 def test_seeing_nobody_off_returns(
     make_door: MakeDoor, make_pair: Callable[[], Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,6 @@ def test_out_of_memory_retires_the_worker(pair: Pair, caplog: pytest.LogCaptureF
     assert "out of memory: this worker leaves" in caplog.text
 
 
-@pytest.mark.xfail(reason="the boundary formats what the user raised, outside of its try")
 def test_an_exception_that_cannot_be_shown(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exit code that raises when it is shown ends its connection and nothing else."""
     from forkserve import handler
@@ -273,7 +272,6 @@ def test_an_access_line_for_a_failed_connection(
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
-@pytest.mark.xfail(reason="an abstract name of four bytes is taken for an IPv6 address")
 def test_an_access_line_for_an_abstract_name(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     """What a client calls itself ends no more than its connection."""
     name: Any = b"\0abc"

@@ -51,12 +51,12 @@ def shown(plan: Plan) -> dict[str, object]:
         pytest.param(view(Phase.SERVING, serving), {}, id="all well: wait for what happens"),
         pytest.param(
             view(Phase.BOOTING, empty=(SlotView(0, 0.0), SlotView(1, 0.0))),
-            {"spawn": [0, 1]},
+            {"spawn": [0, 1], "wake_at": NOW + BOOT_TIMEOUT},
             id="begin with all workers",
         ),
         pytest.param(
             view(Phase.SERVING, serving, empty=(SlotView(0, NOW),)),
-            {"spawn": [0]},
+            {"spawn": [0], "wake_at": NOW + BOOT_TIMEOUT},
             id="a slot's time has come",
         ),
         pytest.param(
@@ -142,20 +142,18 @@ def test_when_a_dead_workers_slot_has_another(
     assert next_spawn(was_ready, failures, NOW, last_spawn) == pytest.approx(NOW + delay)
 
 
-@given(st.integers(1, 1024))
+@given(st.integers(1, 10**6))
 @settings(derandomize=True, deadline=None)
 def test_a_back_off_has_an_end(failures: int) -> None:
     """However often a worker failed, another is tried within half a minute."""
     assert NOW < next_spawn(False, failures, NOW, 0.0) <= NOW + LONGEST_BACKOFF
 
 
-@pytest.mark.xfail(reason="2.0 ** 1024 is an OverflowError", raises=OverflowError, strict=True)
 def test_a_back_off_has_an_end_after_a_night() -> None:
     """A worker that fails every half minute does so more than a thousand times by morning."""
     assert next_spawn(False, 1025, NOW, 0.0) == NOW + LONGEST_BACKOFF
 
 
-@pytest.mark.xfail(reason="the plan forgets the deadline of whom it spawns", strict=True)
 def test_a_new_worker_has_a_deadline() -> None:
     """Whoever is forked now is looked after at the boot timeout, even if nothing else happens."""
     assert decide(view(Phase.BOOTING, empty=(SlotView(0, 0.0),)), NOW).wake_at is not None
@@ -224,8 +222,6 @@ class LeadersLife(RuleBasedStateMachine):
             self.move(pid, Phase.KILLED)
         self.wake_at = plan.wake_at
         self.is_over = plan.is_over
-        if plan.spawn:
-            self.act()  # a plan does not know yet when those whom it spawns are due
 
     def check(self, plan: Plan) -> None:
         """Hold a plan to what every plan must be."""
