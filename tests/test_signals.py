@@ -251,6 +251,22 @@ def test_term_while_starting(moment: float, mode: Mode, tmp_path: Path) -> None:
         assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize("moment", [1, 2])
+@pytest.mark.parametrize("call", ["bind", "listen", "rename", "clone", "pipe2"])
+def test_term_at_a_step_of_the_start(call: str, moment: int, tmp_path: Path) -> None:
+    """A TERM that comes with a certain system call of the start leaves nothing either (F70)."""
+    requires("strace")
+    inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGTERM:when={moment}"]
+    under = ["strace", "-D", "-qq", "-o", "/dev/null", *inject]
+    binds = ["-b", f"unix://{tmp_path}/a", "-b", TCP, "-b", f"unix://{tmp_path}/b"]
+    with starting(ECHO, "-w", "2", *binds, under=under) as server:
+        with suppress(AssertionError):
+            server.wait_until_ready(3)  # where there is no such call, or where it came too late
+        assert server.stop() == 0
+        assert adopted() == []
+        assert processes.socket_files(tmp_path) == []
+
+
 @every_plain_mode
 def test_term_at_birth(mode: Mode, tmp_path: Path) -> None:
     """A TERM before the program's first line ends it as the kernel does, and leaves nothing."""
