@@ -34,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ForkserveError("forkserve runs on Linux only")
         settings = read_settings(given, os.environ)
         log.to_standard_error(settings.log_level)
-        server = _make_server(load_target(target), settings)
+        server = _make_server(target, settings)
         if command == "check":
             _say(f"forkserve: {target} can be served in {settings.mode} mode")
         else:
-            server.run(lambda: announce(server.addresses, settings.ready_fd))
+            server.run(ready_fd=settings.ready_fd)
     except ForkserveError as error:
         return _fail(error)
     except KeyboardInterrupt:
@@ -71,32 +71,24 @@ def read_settings(flags: dict[str, Any], environment: Any) -> Settings:
     return settings
 
 
-def announce(addresses: Sequence[str], ready_fd: int | None) -> None:
-    """Say that every worker is ready: a line for each address, whatever the log level."""
-    for address in addresses:
-        write_line(f"forkserve: listening on {address}")
-    if ready_fd is not None:
-        try:
-            os.write(ready_fd, "".join(f"{address}\n" for address in addresses).encode())
-            os.close(ready_fd)
-        except OSError as error:
-            log.warning("--ready-fd %d: %s", ready_fd, error)
-
-
-def _make_server(target: Any, settings: Settings) -> Server:
-    return Server(
-        target,
-        *settings.bind,
-        mode=settings.mode,
-        workers=settings.workers,
-        threads=settings.threads,
-        spare=settings.spare,
-        connections_per_child=settings.connections_per_child,
-        max_connections=settings.max_connections,
-        drain_timeout=settings.drain_timeout,
-        boot_timeout=settings.boot_timeout,
-        access_log=settings.access_log,
-    )
+def _make_server(target: str, settings: Settings) -> Server:
+    handler = load_target(target)
+    try:
+        return Server(
+            handler,
+            *settings.bind,
+            mode=settings.mode,
+            workers=settings.workers,
+            threads=settings.threads,
+            spare=settings.spare,
+            connections_per_child=settings.connections_per_child,
+            max_connections=settings.max_connections,
+            drain_timeout=settings.drain_timeout,
+            boot_timeout=settings.boot_timeout,
+            access_log=settings.access_log,
+        )
+    except TargetError as error:
+        raise TargetError(f"target {target!r}: {error}") from None
 
 
 def _fail(error: ForkserveError) -> int:

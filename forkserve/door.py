@@ -5,7 +5,7 @@ import errno
 from _socket import MSG_DONTWAIT, SHUT_WR
 from _socket import socket as Descriptor
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
@@ -55,6 +55,7 @@ class Door:
         limit: int,
         wait: Wait,
         *,
+        on_stop: Callable[[], None],
         is_shared: bool = False,
         attendance: Attendance | None = None,
     ) -> None:
@@ -65,6 +66,7 @@ class Door:
         self._stop = stop
         self._limit = limit
         self._wait = wait
+        self._on_stop = on_stop
         self._is_shared = is_shared
         self._attendance = attendance
         self._listeners = {listener.fileno(): listener for listener in listeners}
@@ -98,6 +100,7 @@ class Door:
                 self._found_at = self.taken
                 return ready
             if self.is_closing and (self._is_watching or not self._listeners):
+                self._refuse()
                 return []
 
     def _attend(self, now: float) -> list[int] | None:
@@ -116,10 +119,11 @@ class Door:
         return found
 
     def _is_over(self, now: float) -> bool:
-        if self._stop.is_hurried or self._stop.is_retired:
-            return True
         if self._closing_at is None:
             self._closing_at = now + GRACE
+            self._on_stop()
+        if self._stop.is_hurried or self._stop.is_retired or not self._are_quiesced():
+            return True  # the queue is for others, or for nobody
         self.is_closing = self.is_closing or now >= self._closing_at
         if self._found_at != self.taken:
             return False
@@ -127,7 +131,17 @@ class Door:
         # more, when the door closes.
         self._found_at = -1
         self._paused_until = self._closing_at
+        if self.is_closing:
+            self._refuse()
         return self.is_closing
+
+    def _are_quiesced(self) -> bool:
+        return all(listener.is_quiesced() for listener in self._listeners.values())
+
+    def _refuse(self) -> None:
+        """Say to those who come now, as those before them were served, that nobody is here."""
+        for listener in tuple(self._listeners.values()):
+            listener.refuse()
 
     def _watch(self, now: float) -> None:
         wanted = not self.is_full and now >= self._paused_until

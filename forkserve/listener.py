@@ -4,6 +4,7 @@ import array
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import select
 import socket
@@ -89,6 +90,7 @@ class Listener:
         self._owner = os.getpid()
         self._place = os.path.abspath(self.path) if self.path else listening.getsockname()
         self._file = _identify(self._place) if self.path else None
+        self._is_quiesced = mmap.mmap(-1, 1)  # shared with every process forked from here on
         self._accept: Callable[[], tuple[int, Peer]] = listening._accept  # type: ignore[attr-defined]
         # As plain numbers: socket.accept() makes enums of them for each connection (6-8 us).
         self._kind = int(listening.family), int(listening.type), listening.proto
@@ -163,15 +165,30 @@ class Listener:
 
     def quiesce(self) -> None:
         """Let no new client in, while those in the queue can still be accepted."""
+        if self.is_quiesced():
+            return
         with contextlib.suppress(OSError):
             if self.path:
                 self._unlink()
                 self.socket.shutdown(socket.SHUT_RD)
-                return
-            try:
-                self._drop_new_clients()
-            except OSError:  # not without CAP_NET_ADMIN: then a queue of one is the next best
-                self.socket.listen(0)
+            else:
+                try:
+                    self._drop_new_clients()
+                except OSError:  # not without CAP_NET_ADMIN: a queue of one is the next best
+                    self.socket.listen(0)
+        self._is_quiesced[0] = 1
+
+    def is_quiesced(self) -> bool:
+        """Whether its owner has let the last client in; known to all who share the socket."""
+        return self._is_quiesced[0] == 1
+
+    def refuse(self) -> None:
+        """Refuse new clients from now on, after the queue was found empty.
+
+        For every process that has the socket, so only once its owner has quiesced it.
+        """
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RD)
 
     def _drop_new_clients(self) -> None:
         program = array.array("B", b"".join(struct.pack("HBBI", *line) for line in _DROP_SYN))

@@ -85,15 +85,20 @@ class Server:
         self._session: InProcess | None = None
         self.addresses: list[str] = []
 
-    def run(self, on_ready: Callable[[], None] | None = None) -> None:
+    def run(
+        self, on_ready: Callable[[], None] | None = None, *, ready_fd: int | None = None
+    ) -> None:
         """Serve until TERM or INT; blocks. ``on_ready`` is called when every worker is ready.
+
+        By default a line for each address then goes to standard error. ``ready_fd`` is a
+        descriptor to which the addresses are written too, one a line, and which is then closed.
 
         In the main thread: this process is the parent of the workers, so it should have no other
         threads. With ``in_process`` in any thread, then until stop(). Raises ListenError, or
         BootError if the first workers do not come up.
         """
         if self._in_process:
-            self._open_session().run(on_ready or self._announce)
+            self._open_session().run(lambda: self._announce(on_ready, ready_fd))
             return
         from forkserve.process.leader import Bounds, Leader
 
@@ -106,7 +111,11 @@ class Server:
             _warn_of_threads()
             gc.collect()
             gc.freeze()  # the workers share what is here as long as nobody collects it
-            Leader(listeners, service, self._strategy, bounds, on_ready or self._announce).run()
+            leader = Leader(listeners, service, self._strategy, bounds)
+            leader.run(
+                lambda: self._announce(on_ready, ready_fd),
+                private=[] if ready_fd is None else [ready_fd],
+            )
         finally:
             for listener in listeners:
                 listener.close()
@@ -139,9 +148,18 @@ class Server:
     ) -> None:
         self.stop()
 
-    def _announce(self) -> None:
-        for address in self.addresses:
-            write_line(f"forkserve: listening on {address}")
+    def _announce(self, on_ready: Callable[[], None] | None, ready_fd: int | None) -> None:
+        if on_ready is not None:
+            on_ready()
+        else:
+            for address in self.addresses:
+                write_line(f"forkserve: listening on {address}")
+        if ready_fd is not None:
+            try:
+                os.write(ready_fd, "".join(f"{address}\n" for address in self.addresses).encode())
+                os.close(ready_fd)
+            except OSError as error:
+                log.warning("ready descriptor %d: %s", ready_fd, error)
 
     def _open_session(self) -> "InProcess":
         from forkserve.in_process import InProcess  # imports threading

@@ -101,6 +101,7 @@ class Service:
             self.stop,
             self.limit,
             wait or self.wait,
+            on_stop=lambda: self.attend(),
             is_shared=self.is_shared,
             attendance=attendance,
         )

@@ -61,13 +61,13 @@ class Leader:
         service: Service,
         strategy: Strategy,
         bounds: Bounds,
-        on_ready: Callable[[], None],
     ) -> None:
         self._listeners = listeners
         self._service = service
         self._strategy = strategy
         self._bounds = bounds
-        self._on_ready = on_ready
+        self._on_ready: Callable[[], None]
+        self._private: Sequence[int] = ()
         self._phase = Phase.BOOTING
         self._workers: dict[int, WorkerView] = {}
         self._ready_pipes: dict[int, int] = {}
@@ -79,11 +79,15 @@ class Leader:
         self._is_child_dead = False
         self._asked: list[int] = []
 
-    def run(self) -> None:
+    def run(self, on_ready: Callable[[], None], private: Sequence[int] = ()) -> None:
         """Serve until TERM, INT or QUIT; blocks, in the main thread.
+
+        Calls on_ready when every first worker is ready. The private descriptors are of no use to
+        a worker, and closed there.
 
         Raises BootError if the first workers do not come up, ListenerDied if an address is lost.
         """
+        self._on_ready, self._private = on_ready, private
         handlers: dict[int, signals.Handler] = {}
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, *_NOT_BUILT):
             handlers[number] = self._on_request
@@ -229,6 +233,8 @@ class Leader:
         for pipe in self._ready_pipes.values():
             os.close(pipe)
         self._ready_pipes.clear()
+        for descriptor in self._private if self._phase is Phase.BOOTING else ():
+            os.close(descriptor)
         os.close(self._lifeline_end)
         self._wakeup.close()
         self._wait.close()

@@ -96,7 +96,11 @@ class Children:
         slot = self._free[-1]
         if self._are_pooled:
             self._slots[slot] = AT_DOOR if connection is None else BUSY
-            pid = fork(lambda: self._live_in_pool(slot, connection), self._own_wakeup)
+            try:
+                pid = fork(lambda: self._live_in_pool(slot, connection), self._own_wakeup)
+            except OSError:
+                self._slots[slot] = BUSY  # nobody is there
+                raise
         else:
             pid = fork(lambda: self._serve_one(connection), self._own_nothing)
         self._pids[pid] = slot

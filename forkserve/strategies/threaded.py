@@ -182,4 +182,6 @@ class Lanes:
         if stop.is_hurried or (self._gate_opens_at is not None and now >= self._gate_opens_at):
             self._gate_opens_at = None
             self._door.is_closing = True
+            if not (self._at_door or stop.is_hurried or stop.is_retired) and self._can_grow():
+                self._add(1)  # all are held up: somebody has to see to the queue
             self._gate.ring()
