@@ -37,7 +37,7 @@ def _accept_round(
         try:
             connection = listener.accept()
         except ListenerDied:
-            if not door.is_stopping():
+            if not (door.is_stopping() or listener.is_quiesced()):
                 raise
             door.drop(listener)
             return False

@@ -72,9 +72,9 @@ def _split_host(text: str, place: str) -> tuple[str | None, int]:
     is_number = port.isascii() and port.isdigit() and len(port) <= 5
     if not colon or not is_number or int(port) > 65535:
         raise SettingsError(f"address {text!r}: expected HOST:PORT with a port from 0 to 65535")
-    if host.startswith("[") and host.endswith("]"):
+    if host.startswith("[") and host.endswith("]") and len(host) > 2:
         return host[1:-1], int(port)
-    if ":" in host:
+    if ":" in host or "[" in host:
         raise SettingsError(f"address {text!r}: an IPv6 address goes in brackets, as in [::1]:9000")
     return host or None, int(port)
 
@@ -97,6 +97,8 @@ def _parse_query(text: str, query: str) -> dict[str, str]:
         name, equals, value = item.partition("=")
         if not equals:
             raise SettingsError(f"address {text!r}: expected NAME=VALUE after '?', not {item!r}")
+        if name in options:
+            raise SettingsError(f"address {text!r}: {name} is given twice")
         options[name] = value
     return options
 

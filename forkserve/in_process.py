@@ -17,12 +17,14 @@ class InProcess:
     connection; a handler uses ``self.server.shutdown()``.
     """
 
-    def __init__(self, service: Service, strategy: Strategy) -> None:
+    def __init__(self, service: Service, strategy: Strategy, drain_timeout: float) -> None:
         self._service = service
+        self._drain_timeout = drain_timeout
         self._strategy = strategy
         self._failure: BaseException | None = None
         self._own_thread: threading.Thread | None = None
         self._thread: threading.Thread | None = None  # the one that serves
+        self._was_asked = threading.Event()
         self._has_ended = threading.Event()
         self._bell = threading.Lock()  # so that nobody rings a bell that was given back
         service.attend = self._attend
@@ -45,6 +47,8 @@ class InProcess:
                 signal.SIGTERM: self._on_signal,
                 signal.SIGINT: self._on_signal,
             }
+            # The main thread may be held up by a handler: another one watches the time.
+            threading.Thread(target=self._enforce, name="forkserve-drain", daemon=True).start()
             with signals.handled(handlers, self._service.wakeup.writer):
                 self._serve()
         else:
@@ -55,7 +59,11 @@ class InProcess:
         """Ask for an orderly stop, and return at once."""
         self._tell(self._service.stop.request)
 
-    def stop(self, timeout: float) -> None:
+    def has_ended(self) -> bool:
+        """Whether nothing of it runs or listens any more."""
+        return self._has_ended.is_set()
+
+    def stop(self, timeout: float | None = None) -> None:
         """Ask, interrupt after timeout seconds what still runs, and wait for the end.
 
         Only asks if called from the serving thread, which would wait for itself.
@@ -63,12 +71,19 @@ class InProcess:
         self.ask()
         if self._thread is threading.current_thread():
             return
-        if not self._has_ended.wait(timeout):
-            self._tell(self._service.stop.hurry)
-            self._has_ended.wait()
+        self._wait_and_hurry(self._drain_timeout if timeout is None else timeout)
+        self._has_ended.wait()
         if self._own_thread is not None:
             self._own_thread.join()
         self._pass_on_failure()
+
+    def _enforce(self) -> None:
+        self._was_asked.wait()
+        self._wait_and_hurry(self._drain_timeout)
+
+    def _wait_and_hurry(self, timeout: float) -> None:
+        if not self._has_ended.wait(timeout):
+            self._tell(self._service.stop.hurry)
 
     def _serve(self) -> None:
         self._thread = threading.current_thread()
@@ -80,11 +95,12 @@ class InProcess:
             self._close()
 
     def _close(self) -> None:
+        for listener in self._service.listeners:
+            listener.close()
         with self._bell:
             self._has_ended.set()
             self._service.close()
-        for listener in self._service.listeners:
-            listener.close()
+        self._was_asked.set()  # nobody needs to wait for that any more
 
     def _tell(self, how: Callable[[], None]) -> None:
         with self._bell:
@@ -105,6 +121,7 @@ class InProcess:
             stop.hurry()
         else:
             stop.request()
+        self._was_asked.set()
         self._service.interrupt_as_asked()  # the handler may sit in recv in this very thread
 
     def _pass_on_failure(self) -> None:

@@ -134,7 +134,7 @@ class Server:
         interrupted. Blocks until all of it has ended.
         """
         if self._session is not None:
-            self._session.stop(self._settings.drain_timeout if timeout is None else timeout)
+            self._session.stop(timeout)
 
     def __enter__(self) -> Self:
         self.start()
@@ -166,8 +166,10 @@ class Server:
 
         if not self._in_process:
             raise SettingsError("start() serves in this process: pass in_process=True, or run()")
+        if self._session is not None and not self._session.has_ended():
+            raise ForkserveError("this server is serving already")
         service = self._make_service(self._listen(), workers=1, shutdown=self._ask_session)
-        self._session = InProcess(service, self._strategy)
+        self._session = InProcess(service, self._strategy, self._settings.drain_timeout)
         return self._session
 
     def _ask_session(self) -> None:

@@ -32,6 +32,8 @@ class FakeListener(Listener):
         self.socket = self.reader
         self.writer.send(b"readable")
         self.accepts = 0
+        self.quiesced = True
+        self.is_refusing = False
 
     def __str__(self) -> str:
         return "the fake listener"
@@ -49,6 +51,14 @@ class FakeListener(Listener):
             return result
         result()
         return None
+
+    def is_quiesced(self) -> bool:
+        """Say what the test wants."""
+        return self.quiesced
+
+    def refuse(self) -> None:
+        """Note it."""
+        self.is_refusing = True
 
     def close(self) -> None:
         """Close both ends."""

@@ -47,7 +47,7 @@ class Loop:
         self.stop = Stop()
         self.wait = Wait()
         self.listeners = [FakeListener(*s, at_end=self.retire_at_end) for s in scripts]
-        self.door = Door(self.listeners, self.stop, limit, self.wait)
+        self.door = Door(self.listeners, self.stop, limit, self.wait, on_stop=lambda: None)
         self.taken: list[Connection] = []
 
     def retire_at_end(self) -> None:
@@ -173,8 +173,17 @@ def test_a_shortage_pauses_before_the_next_try(
 def test_a_listener_that_died_ends_the_loop(make_loop: MakeLoop) -> None:
     """Nobody can serve it here: that is told to the parent."""
     loop = make_loop([ListenerDied("gone")])
+    loop.listeners[0].quiesced = False
     with pytest.raises(ListenerDied):
         loop.run()
+
+
+def test_a_listener_that_was_quiesced_is_dropped_by_a_worker_deaf_to_the_stop(
+    make_loop: MakeLoop, connections: list[Connection]
+) -> None:
+    """Its owner has ended it on purpose, so that is no failure."""
+    loop = make_loop([ListenerDied("gone")], [connections[0]])
+    assert loop.run() == connections[:1]
 
 
 def test_a_listener_that_died_while_stopping_is_dropped(

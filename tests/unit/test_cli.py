@@ -9,7 +9,7 @@ from forkserve import signals
 
 # The command takes the signals over when it is imported: here they go back to pytest at once.
 _before = signals.install(dict.fromkeys(signals._HANDLED))
-from forkserve.cli import announce, read_settings  # noqa: E402
+from forkserve.cli import read_settings  # noqa: E402
 
 signals.install(_before)
 
@@ -88,13 +88,3 @@ def test_a_ready_descriptor_that_is_not_open() -> None:
     os.close(writer)
     with pytest.raises(SettingsError, match=f"--ready-fd {writer}: Bad file descriptor"):
         read_settings({"ready_fd": writer}, {})
-
-
-def test_the_addresses_are_announced(capfd: pytest.CaptureFixture[str]) -> None:
-    """A line for each address goes to standard error, and the addresses to the descriptor."""
-    reader, writer = os.pipe()
-    announce(["tcp://127.0.0.1:1", "unix:///x"], writer)
-    with open(reader) as ready:
-        assert ready.read() == "tcp://127.0.0.1:1\nunix:///x\n"
-    lines = "forkserve: listening on tcp://127.0.0.1:1\nforkserve: listening on unix:///x\n"
-    assert capfd.readouterr() == ("", lines)

@@ -59,7 +59,7 @@ def make_door(stop: Stop, wait: Wait) -> MakeDoor:
     """Return what makes a door to some listeners."""
 
     def make(*listeners: Listener, limit: int = 100, is_shared: bool = False) -> Door:
-        return Door(listeners, stop, limit, wait, is_shared=is_shared)
+        return Door(listeners, stop, limit, wait, on_stop=lambda: None, is_shared=is_shared)
 
     return make
 

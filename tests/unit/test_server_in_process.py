@@ -376,7 +376,6 @@ def test_a_second_signal_hurries() -> None:
     assert busy.ended.is_set()
 
 
-@pytest.mark.xfail(reason="after a signal nobody looks at the drain timeout", strict=True)
 def test_a_signal_gives_what_runs_the_drain_timeout() -> None:
     """After that what still runs is interrupted, as by stop() and as in workers."""
     busy = Busy()
