@@ -5,6 +5,7 @@ import re
 import select
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,25 +235,21 @@ def test_module_that_raises(command: str, source: str, word: str, tmp_path: Path
     assert not (tmp_path / "s").exists()
 
 
-DYING = [
-    pytest.param("import os; os._exit(0)", id="leaves-with-0"),
-    pytest.param("import os; os._exit(9)", id="leaves-with-9"),
-    pytest.param("import os; os.kill(os.getpid(), 9)", id="killed"),
-    pytest.param("import os; os.kill(os.getpid(), 11)", id="crashes"),
-    pytest.param("import signal; signal.pause()", id="hangs"),
-]
-
-
-@pytest.mark.parametrize("source", DYING)
-def test_death_before_ready(source: str, tmp_path: Path) -> None:
-    """What dies or hangs before it is ready ends with status 3 and a reason."""
-    (tmp_path / "dying.py").write_text(f"{source}\n")
-    bind = ["-b", f"unix://{tmp_path}/s", "--boot-timeout", "1"]
-    done = run_command("run", "dying:Echo", *bind, cwd=tmp_path)
+@pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM"])
+def test_no_process_for_the_first_workers(error: str, tmp_path: Path) -> None:
+    """Where no worker can be forked at the start, that ends with status 3 and the reason."""
+    requires("strace")
+    fails = [f"--inject={call}:error={error}" for call in ("clone", "clone3", "fork", "vfork")]
+    command = [sys.executable, "-m", "forkserve", "run", ECHO, "-b", f"unix://{tmp_path}/s"]
+    done = subprocess.run(
+        ["strace", "-qq", "-o", "/dev/null", *fails, *command],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert done.returncode == 3, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("forkserve: ")
+    assert done.stderr.splitlines()[-1].startswith("forkserve: error: cannot fork a worker")
     assert "Traceback" not in done.stderr
-    assert "listening on" not in done.stderr
     assert not (tmp_path / "s").exists()
 
 

@@ -132,11 +132,12 @@ class Leader:
             self._is_child_dead = False
             for pid, code in collect(self._workers):
                 self._bury(pid, code)
+        phase = self._phase
         plan = decide(self._view(), monotonic())
         self._act(plan)
         if plan.is_over:
             return True
-        if not self._asked and not self._is_child_dead:
+        if not self._asked and not self._is_child_dead and self._phase is phase:
             due = plan.wake_at
             self._wait.poll(None if due is None else max(0.0, due - monotonic()))
         return False
@@ -153,7 +154,8 @@ class Leader:
 
     def _act(self, plan: Plan) -> None:
         for slot in plan.spawn:
-            self._spawn(slot)
+            if not self._phase.is_ending():  # the one before may have failed
+                self._spawn(slot)
         for pid in plan.give_up_on:
             timeout = self._bounds.boot_timeout
             self._fail_boot(f"worker {pid} was not ready after {timeout:g} s (boot timeout)")

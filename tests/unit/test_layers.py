@@ -38,7 +38,6 @@ LEVEL = {module: len(ROWS) - row for row, modules in enumerate(ROWS) for module 
 # Who may look up all the same, and why.
 EXCEPTIONS = {
     ("connection", "streams"): "makefile() is rare, so its module is imported by the first call",
-    ("strategies.preforked", "strategies"): "the Strategy contract stands beside the registry",
 }
 
 # Who alone may name these, whether to call them or to hand them on.
