@@ -51,7 +51,8 @@ def frozen(pids: Iterable[int]) -> Iterator[None]:
     """Let these processes stand still until the block ends."""
     held = list(pids)
     for pid in held:
-        os.kill(pid, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
