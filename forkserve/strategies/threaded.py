@@ -16,6 +16,7 @@ IDLE_LANES = 4  # so many finished threads may wait for the next connection
 TICK = 0.002
 STUCK_TICKS = 2
 STEP = 32
+CENSUS = 1.0
 
 
 def lanes_to_add(stuck_ticks: int, lanes: int, most: int) -> int:
@@ -23,6 +24,18 @@ def lanes_to_add(stuck_ticks: int, lanes: int, most: int) -> int:
     if stuck_ticks < STUCK_TICKS:
         return 0
     return max(0, min(lanes, STEP, most - lanes))
+
+
+def count_surplus(before: dict[Inline, int], now: dict[Inline, int]) -> int:
+    """Return how many lanes to send away, given what each served (0: nothing) then and now.
+
+    A lane that is held up by the connection it had before is needed, and so is one that was not
+    there then; of the others a few are.
+    """
+    free = sum(
+        not now[lane] or now[lane] != served for lane, served in before.items() if lane in now
+    )
+    return max(0, free - IDLE_LANES)
 
 
 class Threaded:
@@ -63,6 +76,9 @@ class Lanes:
         self._no_thread_until = 0.0
         self._no_thread_said_at = -QUIET
         self._gate_opens_at: float | None = None
+        self._surplus = 0
+        self._served: dict[Inline, int] = {}
+        self._census_at = 0.0
         self._failure: BaseException | None = None
         self._leaving = threading.Lock()  # taken when a lane ends, never for a connection
 
@@ -70,6 +86,9 @@ class Lanes:
 
     def arrive(self) -> float | None:
         """Let a lane wait, unless enough do."""
+        if self._surplus > 0:
+            self._surplus -= 1
+            return 0
         if len(self._at_door) >= IDLE_LANES:
             return 0
         self._at_door.append(None)
@@ -140,6 +159,8 @@ class Lanes:
 
     def _look(self, now: float) -> None:
         """One tick: go off duty when somebody waits at the door, else see whether all are stuck."""
+        if now >= self._census_at:
+            self._take_census(now)
         if self._at_door:
             self._on_duty = False
             self._stuck_ticks = 0
@@ -153,6 +174,17 @@ class Lanes:
         self._lanes = len(self._service.lanes)
         if now >= self._no_thread_until:
             self._add(lanes_to_add(self._stuck_ticks, self._lanes, self._most))
+
+    def _take_census(self, now: float) -> None:
+        """Send lanes away that a burst has called and that do but get in each other's way."""
+        is_fresh = now < self._census_at + CENSUS  # else nobody has looked for a while
+        before = self._served if is_fresh else {}
+        self._served = {
+            lane: 0 if lane.current is None else id(lane.current)
+            for lane in tuple(self._service.lanes)
+        }
+        self._surplus = count_surplus(before, self._served)
+        self._census_at = now + CENSUS
 
     def _add(self, count: int) -> None:
         for _ in range(count):
