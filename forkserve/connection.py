@@ -262,7 +262,7 @@ class Connection(Descriptor):
     def close(self) -> None:
         """Close the descriptor; what was written and not flushed is dropped."""
         if self._borrowed is not None:
-            self._borrowed.detach()
+            socket.socket.detach(self._borrowed)
         super().close()
 
     # -- for code that wants a socket or a file
@@ -324,9 +324,28 @@ class _Borrowed(socket.socket):
     def setblocking(self, flag: bool) -> None:
         self.settimeout(None if flag else 0.0)
 
+    def dup(self) -> socket.socket:  # type: ignore[override]
+        """Return a socket on a descriptor of its own."""
+        twin = socket.socket(self.family, self.type, self.proto, os.dup(self.fileno()))
+        twin.settimeout(self.gettimeout())
+        return twin
+
+    def detach(self) -> int:
+        """Give the descriptor away for good, as TLS wrappers want it: the connection ends."""
+        Descriptor.detach(self._connection)
+        return super().detach()
+
     def _real_close(self) -> None:
-        self.detach()
+        socket.socket.detach(self)
         self._connection.close()
+
+
+def close_quietly(connection: Connection) -> None:
+    """Close a connection whose descriptor the handler may have closed behind our back."""
+    try:  # noqa: SIM105 - a child forked for one connection pays for what contextlib touches
+        connection.close()
+    except OSError:
+        pass
 
 
 def plain_ipv4(address: "Peer") -> "Peer":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
-from forkserve.connection import Connection
+from forkserve.connection import Connection, close_quietly
 from forkserve.listener import Listener
 from forkserve.log import log
 from forkserve.stop import Stop
@@ -139,9 +139,10 @@ class Door:
         return all(listener.is_quiesced() for listener in self._listeners.values())
 
     def _refuse(self) -> None:
-        """Say to those who come now, as those before them were served, that nobody is here."""
+        """Let those who come now know that nobody is here, if that is so in every process."""
         for listener in tuple(self._listeners.values()):
-            listener.refuse()
+            if listener.is_quiesced():
+                listener.refuse()
 
     def _watch(self, now: float) -> None:
         wanted = not self.is_full and now >= self._paused_until
@@ -231,10 +232,10 @@ class Door:
         try:
             connection.shutdown(SHUT_WR)  # also ends it for the peer if another process holds it
         except OSError:
-            connection.close()
+            close_quietly(connection)
             return
         if connection.at_end:
-            connection.close()
+            close_quietly(connection)
             return
         self._fresh.append(connection)
         if len(self._fresh) > FRESH:
@@ -285,7 +286,7 @@ class Door:
             while (entry := self._deadlines[0]).deadline <= now or entry.is_closed():
                 self._deadlines.popleft()
                 if self._lingering.pop(entry.connection.fileno(), None) is not None:
-                    entry.connection.close()
+                    close_quietly(entry.connection)
         self._count()
 
     # -- the end
@@ -345,7 +346,7 @@ class _Lingering:
             return False
         except OSError:
             pass  # reset by the peer: it is not interested
-        connection.close()
+        close_quietly(connection)
         return True
 
     def is_closed(self) -> bool:

@@ -283,7 +283,8 @@ class Leader:
         now = monotonic()
         at = next_spawn(was_ready, self._failures[worker.slot], now, self._last_spawn)
         self._spawn_at[worker.slot] = self._last_spawn = at
-        log.error("worker %d %s; another one starts in %.1f s", pid, how, at - now)
+        say = log.error if code else log.info
+        say("worker %d %s; another one starts in %.1f s", pid, how, at - now)
 
     def _fail_boot(self, reason: str) -> bool:
         """Give up if nothing has served yet; once something has, forkserve never gives up."""

@@ -9,7 +9,7 @@ from time import monotonic
 
 from forkserve import signals
 from forkserve.acceptor import accept_loop
-from forkserve.connection import Connection
+from forkserve.connection import Connection, close_quietly
 from forkserve.door import LINGER_BYTES, LINGER_TIMEOUT
 from forkserve.log import log
 from forkserve.process.fork import fork
@@ -87,7 +87,7 @@ class Children:
             self._door.linger(connection)
             self._door.pause(error)
         else:
-            connection.close()  # the child has its own
+            close_quietly(connection)  # the child has its own
             self._count()
 
     # -- in the parent
@@ -238,7 +238,7 @@ def linger_here(connection: Connection) -> None:
             _read_to_end(connection)
     except OSError:
         pass  # reset, or still open after all that time
-    connection.close()
+    close_quietly(connection)
 
 
 def _read_to_end(connection: Connection) -> None:

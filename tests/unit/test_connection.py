@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from forkserve.address import parse_address
-from forkserve.connection import RECEIVE_SIZE, WRITE_SIZE, Connection, plain_ipv4
+from forkserve.connection import RECEIVE_SIZE, WRITE_SIZE, Connection, close_quietly, plain_ipv4
 from forkserve.errors import IncompleteRead, MessageTooLong
 from forkserve.listener import Listener, open_listeners
 from forkserve.streams import Reader, Writer
@@ -773,3 +773,30 @@ def test_the_peer_has_an_abstract_name() -> None:
     """A Unix client may have bound itself to a name of any length (unix(7))."""
     name: Any = b"\0abc"
     assert plain_ipv4(name) == name
+
+
+def test_the_loan_can_be_duplicated(pair: Pair) -> None:
+    """dup() gives a socket of its own, and the connection goes on."""
+    connection, client = pair
+    with connection.socket.dup() as twin:
+        twin.sendall(b"a")
+    assert client.recv(9) == b"a"
+    connection.send_all(b"b")
+    assert client.recv(9) == b"b"
+
+
+def test_the_loan_can_be_given_away(pair: Pair) -> None:
+    """detach(), which TLS wrappers call, takes the descriptor from the connection too."""
+    connection, client = pair
+    with socket.socket(fileno=connection.socket.detach()) as taken:
+        assert connection.fileno() == -1
+        taken.sendall(b"still here")
+        assert client.recv(20) == b"still here"
+
+
+def test_a_descriptor_closed_behind_our_back_is_no_error(pair: Pair) -> None:
+    """A handler that closes the descriptor itself ends its connection and nothing else."""
+    connection, _ = pair
+    os.close(connection.fileno())
+    close_quietly(connection)
+    assert connection.fileno() == -1

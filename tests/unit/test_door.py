@@ -434,3 +434,17 @@ def test_seeing_nobody_off_returns(
     door.see_off(block=True)
     assert connection.fileno() == -1
     assert None not in timeouts
+
+
+def test_a_worker_that_leaves_alone_refuses_nobody(
+    listeners: list[FakeListener], make_door: MakeDoor, stop: Stop
+) -> None:
+    """The listener is everybody's: only its owner ends it, for all of them."""
+    for listener in listeners:
+        listener.quiesced = False
+        listener.reader.recv(99)
+    door = make_door(*listeners)
+    stop.request()
+    door.is_closing = True
+    assert door.wait() == []
+    assert not any(listener.is_refusing for listener in listeners)
