@@ -46,12 +46,19 @@ def format_tcp(host: str, port: int) -> str:
 
 def parse_address(text: str) -> Address:
     """Return what the text means, or raise SettingsError saying what is wrong with it."""
+    if not isinstance(text, str):
+        raise SettingsError(f"address {text!r}: expected a string, as in 'tcp://127.0.0.1:9000'")
+    if text.startswith(("/", "./", "unix:")) and not text.startswith("unix://"):
+        path = text.removeprefix("unix:")
+        raise SettingsError(f"address {text!r}: a Unix socket is written unix://{path}")
+    if text.startswith("tcp:") and not text.startswith("tcp://"):
+        raise SettingsError(f"address {text!r}: expected tcp://HOST:PORT")
     place, _, query = text.partition("?")
     scheme, separator, rest = place.partition("://")
     if not separator:
         scheme, rest = ("systemd", "") if place.startswith("systemd:") else ("tcp", place)
     if scheme in _LATER:
-        raise SettingsError(f"address {text!r}: {scheme} is not supported yet")
+        raise SettingsError(f"address {text!r}: {scheme} addresses are not supported yet")
     options = _parse_query(text, query)
     backlog = _take_number(text, options, "backlog", DEFAULT_BACKLOG, base=10, least=1)
     if scheme == "tcp":

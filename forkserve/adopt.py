@@ -20,10 +20,13 @@ def adopt(target: Any) -> tuple[Serve, type[Any]]:
     """
     if isinstance(target, type):
         if issubclass(target, StreamHandler):
+            if target.handle is StreamHandler.handle:
+                raise TargetError(f"{target.__qualname__} is no handler yet: it has no handle()")
             return serve_with(target), Connection
         if is_stock_datagram_handler(target):
             raise SettingsError(
-                f"{target.__qualname__} handles datagrams, and the address is of streams"
+                f"{target.__qualname__} handles datagrams: the addresses are of streams, and"
+                " those of datagrams are not supported yet"
             )
         if is_stock_handler(target):
             return serve_with_stock(target), StockConnection
@@ -33,7 +36,7 @@ def adopt(target: Any) -> tuple[Serve, type[Any]]:
         )
     name = getattr(target, "__qualname__", None) or repr(target)
     if not callable(target):
-        raise TargetError(f"{name} is no handler: it is a {type(target).__name__} object")
+        raise TargetError(f"{name} is no handler: it is an object of type {type(target).__name__}")
     _check_function(name, target)
     return target, Connection
 

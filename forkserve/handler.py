@@ -1,11 +1,12 @@
 """Run a handler on one connection: the sole error boundary."""
 
-import errno
+import select
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from forkserve.connection import Connection
+from forkserve.errors import IncompleteRead
 from forkserve.log import log
 
 if TYPE_CHECKING:
@@ -140,16 +141,24 @@ def _report(error: BaseException, connection: Connection, stop: "Stop") -> None:
 
 def _say(error: BaseException, connection: Connection) -> None:
     peer = format_peer(connection.address)
-    if isinstance(error, ConnectionError | EOFError | TimeoutError) or _is_unreachable(error):
+    if isinstance(error, IncompleteRead) or (isinstance(error, OSError) and _is_gone(connection)):
         log.debug("connection from %s ended early: %s: %s", peer, type(error).__name__, error)
+    elif isinstance(error, TimeoutError) and connection.gettimeout() is not None:
+        log.debug("connection from %s timed out: %s", peer, error)
     elif isinstance(error, SystemExit):
         log.warning("handler of %s raised SystemExit(%r): connection closed", peer, error.code)
     else:
         log.error("handler of %s raised %s", peer, type(error).__name__, traceback=error)
 
 
-def _is_unreachable(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
+def _is_gone(connection: Connection) -> bool:
+    """Whether this connection is dead, so that an error is its own and not some other socket's."""
+    descriptor = connection.fileno()
+    if descriptor < 0:
+        return True
+    look = select.poll()
+    look.register(descriptor, 0)  # POLLHUP and POLLERR are always reported (poll(2))
+    return bool(look.poll(0))
 
 
 def format_peer(address: "Peer") -> str:

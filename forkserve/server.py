@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from forkserve import signals
 from forkserve.address import DEFAULT_ADDRESS, parse_address
 from forkserve.admission import raise_descriptor_limit, share
 from forkserve.adopt import adopt
@@ -71,7 +72,10 @@ class Server:
         if wrong is not None:
             raise SettingsError(wrong[0])
         if in_process and self._settings.mode not in (Mode.ITERATIVE, Mode.THREAD):
-            raise SettingsError(f"{self._settings.mode} mode needs processes of its own")
+            raise SettingsError(
+                f"{self._settings.mode} mode needs processes of its own: in this one only"
+                " iterative and thread can be"
+            )
         self._addresses = [parse_address(text) for text in self._settings.bind]
         self._serve, self._connection_type = adopt(handler)
         self._in_process = in_process
@@ -105,20 +109,24 @@ class Server:
         _refuse_other_threads()
         settings = self._settings
         bounds = Bounds(settings.count_workers(), settings.drain_timeout, settings.boot_timeout)
-        listeners = self._listen()
+        mask = signals.block()  # until the leader takes them: nothing is left behind by a TERM
+        listeners: list[Listener] = []
         try:
+            listeners = self._listen()
             service = self._make_service(listeners, bounds.workers, stop_process(os.getpid()))
             _warn_of_threads()
             gc.collect()
             gc.freeze()  # the workers share what is here as long as nobody collects it
             leader = Leader(listeners, service, self._strategy, bounds)
             leader.run(
+                mask,
                 lambda: self._announce(on_ready, ready_fd),
                 private=[] if ready_fd is None else [ready_fd],
             )
         finally:
             for listener in listeners:
                 listener.close()
+            signals.restore(mask)
 
     def start(self) -> None:
         """Serve in this process, in a thread of its own, until stop(); returns when bound.

@@ -100,6 +100,8 @@ def _workers(text: str) -> int | None:
 
 def _addresses(text: str) -> tuple[str, ...]:
     addresses = tuple(text.replace(",", " ").split())
+    if not addresses:
+        raise ValueError("the address is empty")
     for address in addresses:
         parse_address(address)
     return addresses
@@ -193,6 +195,8 @@ def check_ranges(settings: Settings) -> None:
         ("boot_timeout", 0),
     ):
         value = getattr(settings, name)
+        if value is not None and not isinstance(value, int | float):
+            raise SettingsError(f"{name} is {value!r}, not a number")
         if value is not None and not value >= least:
             flag = "--" + name.replace("_", "-")
             raise SettingsError(f"{flag} {value} is too little: {least} at least")

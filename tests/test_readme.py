@@ -1,6 +1,7 @@
 """What the README shows is run as it stands there, only on a free port."""
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.support.server import running
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHOUT, ASK, IN_PROCESS = PROGRAMS
 
 
 def shown(pattern: str) -> list[str]:
@@ -43,15 +45,28 @@ def test_the_first_command_serves_an_echo() -> None:
 def test_the_ten_line_handler_answers(tmp_path: Path) -> None:
     """The handler in ten lines does what the sentence above it says."""
     target, flags = split_run(shown(r"shout\.py:Shout"))
-    (tmp_path / "shout.py").write_text(PROGRAMS[0])
+    (tmp_path / "shout.py").write_text(SHOUT)
     with running(str(tmp_path / target), flags[1]) as server:
         assert clients.ask(server.address, b"one\ntwo\n") == b"ONE\nTWO\n"
+
+
+def test_the_handler_that_leaves_at_once(tmp_path: Path) -> None:
+    """The handler with idle() answers, and a quiet client does not hold up its stop."""
+    (tmp_path / "ask.py").write_text(ASK)
+    with (
+        running(f"{tmp_path}/ask.py:Ask", "thread") as server,
+        clients.connect(server.address) as client,
+    ):
+        client.sendall(b"one\n")
+        assert clients.read_line(client) == b"one\n"
+        server.signal(signal.SIGTERM)
+        assert clients.read_to_end(client) == b""
 
 
 def test_the_in_process_program_runs() -> None:
     """The program that serves in its own process runs to its end."""
     subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAMS[1]], check=True, cwd=TOP, timeout=30
+        [sys.executable, "-W", "error", "-c", IN_PROCESS], check=True, cwd=TOP, timeout=30
     )
 
 

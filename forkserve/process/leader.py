@@ -79,11 +79,14 @@ class Leader:
         self._is_child_dead = False
         self._asked: list[int] = []
 
-    def run(self, on_ready: Callable[[], None], private: Sequence[int] = ()) -> None:
+    def run(
+        self, mask: signals.Mask, on_ready: Callable[[], None], private: Sequence[int] = ()
+    ) -> None:
         """Serve until TERM, INT or QUIT; blocks, in the main thread.
 
-        Calls on_ready when every first worker is ready. The private descriptors are of no use to
-        a worker, and closed there.
+        Takes over with signals held back, lets them through by mask once it handles them, and
+        holds them back again at the end. Calls on_ready when every first worker is ready. The
+        private descriptors are of no use to a worker, and closed there.
 
         Raises BootError if the first workers do not come up, ListenerDied if an address is lost.
         """
@@ -98,9 +101,11 @@ class Leader:
         try:
             self._wait.watch(self._wakeup.reader, self._wakeup.drain)
             with signals.handled(handlers, self._wakeup.writer):
+                signals.restore(mask)
                 while not self._step():
                     pass
         finally:
+            signals.block()
             self._leave_nothing()
         if self._failure is not None:
             raise self._failure
@@ -162,6 +167,12 @@ class Leader:
             self._signal(pid, Phase.KILLED, signal.SIGKILL)
         for pid in plan.stop:
             self._signal(pid, Phase.STOPPING, signal.SIGTERM, signals.INTERRUPT)
+        if plan.hurry and self._phase is Phase.STOPPING:
+            log.warning(
+                "drain timeout of %g s: interrupting what %d worker(s) still serve",
+                self._bounds.drain_timeout,
+                len(plan.hurry),
+            )
         for pid in plan.hurry:
             self._signal(pid, Phase.HURRYING, signal.SIGQUIT, signals.INTERRUPT)
         for pid in plan.kill:
@@ -181,7 +192,12 @@ class Leader:
 
     def _stop(self, why: str) -> None:
         busy = len(self._workers)
-        log.info("%s: stopping; waiting for %d workers, %g s at most", why, busy, self._drain())
+        log.info(
+            "%s: stopping; waiting for %d worker(s), %g s at most (again: interrupt)",
+            why,
+            busy,
+            self._drain(),
+        )
         self._phase = Phase.STOPPING
         self._drain_until = monotonic() + self._drain()
         self._quiesce()
@@ -192,7 +208,7 @@ class Leader:
     def _hurry(self, why: str) -> None:
         if self._phase is Phase.HURRYING:
             return
-        log.info("%s: interrupting what %d workers still serve", why, len(self._workers))
+        log.info("%s: interrupting what %d worker(s) still serve", why, len(self._workers))
         if self._phase is not Phase.STOPPING:
             self._quiesce()
         self._phase = Phase.HURRYING

@@ -66,12 +66,12 @@ WRONG = [
     ("unix:///x?mode=0o600", "mode is '0o600', not an octal number"),
     ("unix:///x?mode=1777", "mode is 1777, and 777 at most"),
     ("unix:///x?owner=me", "unknown option 'owner'"),
-    ("udp://localhost:53", "udp is not supported yet"),
-    ("unixgram:///run/x.sock", "unixgram is not supported yet"),
-    ("tls://localhost:443", "tls is not supported yet"),
-    ("fd://3", "fd is not supported yet"),
-    ("systemd:", "systemd is not supported yet"),
-    ("systemd:web", "systemd is not supported yet"),
+    ("udp://localhost:53", "udp addresses are not supported yet"),
+    ("unixgram:///run/x.sock", "unixgram addresses are not supported yet"),
+    ("tls://localhost:443", "tls addresses are not supported yet"),
+    ("fd://3", "fd addresses are not supported yet"),
+    ("systemd:", "systemd addresses are not supported yet"),
+    ("systemd:web", "systemd addresses are not supported yet"),
 ]
 
 

@@ -18,6 +18,13 @@ from forkserve.handler import StreamHandler
 class Own(StreamHandler):
     """A handler as forkserve likes it."""
 
+    def handle(self) -> None:
+        pass
+
+
+class Unfinished(StreamHandler):
+    pass
+
 
 class Callable1:
     def __call__(self, connection: Connection) -> None:
@@ -122,7 +129,7 @@ def test_an_object_with_a_coroutine_call_is_refused() -> None:
 @pytest.mark.parametrize("thing", [None, 1, "handler", functools, [one]])
 def test_what_cannot_be_called_is_no_handler(thing: Any) -> None:
     """The error says what it is instead."""
-    with pytest.raises(TargetError, match=f"it is a {type(thing).__name__} object"):
+    with pytest.raises(TargetError, match=f"it is an object of type {type(thing).__name__}"):
         adopt(thing)
 
 
@@ -137,3 +144,9 @@ def test_a_datagram_handler_on_streams() -> None:
     """A handler of datagrams is one, but not for a stream address: that is a wrong setting."""
     with pytest.raises(SettingsError, match="DatagramRequestHandler handles datagrams"):
         adopt(socketserver.DatagramRequestHandler)
+
+
+def test_a_handler_without_handle_is_refused() -> None:
+    """It would fail for every client: say so at once."""
+    with pytest.raises(TargetError, match=r"Unfinished is no handler yet: it has no handle\(\)"):
+        adopt(Unfinished)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from forkserve.connection import Connection
+from forkserve.errors import IncompleteRead
 from forkserve.handler import StreamHandler, format_peer, make_run_handler, serve_with
 from forkserve.stop import Stop
 from tests.unit.conftest import Pair
@@ -72,10 +73,10 @@ def test_whatever_a_handler_raises_ends_its_connection_only(error: Raise, pair: 
 @pytest.mark.parametrize(
     ("error", "level", "message"),
     [
-        (ConnectionResetError(104, "reset"), "DEBUG", "ended early: ConnectionResetError: "),
-        (BrokenPipeError(32, "broken"), "DEBUG", "ended early: BrokenPipeError: "),
-        (EOFError("half a line"), "DEBUG", "ended early: EOFError: half a line"),
-        (TimeoutError("slow"), "DEBUG", "ended early: TimeoutError: slow"),
+        (IncompleteRead(b"ha", "a line"), "DEBUG", "ended early: IncompleteRead: "),
+        (ConnectionResetError(104, "of a backend"), "ERROR", "raised ConnectionResetError"),
+        (TimeoutError("of a backend"), "ERROR", "raised TimeoutError"),
+        (EOFError("of a file"), "ERROR", "raised EOFError"),
         (SystemExit(3), "WARNING", "raised SystemExit(3): connection closed"),
         (ValueError("no"), "ERROR", "raised ValueError"),
         (KeyboardInterrupt(), "ERROR", "raised KeyboardInterrupt"),
@@ -94,6 +95,38 @@ def test_what_is_logged(
     assert message in record.getMessage()
     assert "a Unix socket" in record.getMessage()
     assert bool(record.exc_info) == (level == "ERROR")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(errno.ECONNRESET, "reset"),
+        BrokenPipeError(errno.EPIPE, "broken"),
+        TimeoutError(errno.ETIMEDOUT, "gone"),
+        OSError(errno.EHOSTUNREACH, "no route"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_peer_that_is_gone_is_no_error(
+    error: Raise, pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    """People leave all day long: that is worth a line to a developer only."""
+    caplog.set_level(logging.DEBUG)
+    connection, client = pair
+    client.close()
+    run(connection, raising(error))
+    assert [record.levelname for record in caplog.records] == ["DEBUG"]
+
+
+def test_a_timeout_that_the_handler_set_is_no_error(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its connection's time was up, as the handler wanted it."""
+    caplog.set_level(logging.DEBUG)
+    connection, _ = pair
+    connection.settimeout(9)
+    run(connection, raising(TimeoutError("timed out")))
+    assert [record.levelname for record in caplog.records] == ["DEBUG"]
 
 
 def test_a_handler_that_returns_is_not_logged(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
