@@ -20,7 +20,7 @@ from tests.support.faults import Fifo, frozen, injecting, lines_of, out_of_descr
 from tests.support.modes import ACTS, MODE, MODES, MOSTLY_PLAIN, PLAIN_MODES, Mode, named
 from tests.support.requirements import requires, requires_root
 from tests.support.server import TCP, Server, handler, running
-from tests.support.waiting import Stopwatch, eventually, pause
+from tests.support.waiting import Stopwatch, becomes, eventually, pause
 
 every_mode = pytest.mark.parametrize("mode", MODES, ids=named(MODES))
 mostly_plain = pytest.mark.parametrize("mode", MOSTLY_PLAIN)
@@ -530,22 +530,17 @@ def test_peer_that_never_reads_holds_up_nobody(mode: Mode) -> None:
 @mostly_plain
 def test_lingering_has_an_end(mode: Mode) -> None:
     """A peer that never ends its side is let go after two seconds (F92)."""
-    with (
-        running(handler("upload.py:Refuse"), *mode.arguments) as server,
-        clients.connect(server.address) as client,
-    ):
-        client.sendall(b"x" * 20)
-        assert len(clients.read_to_end(client)) == len(b"refused: too large\n") + 4096
-        watch = Stopwatch()
-        eventually(lambda: not _is_held(server.address, client.getsockname()[1]), 5)
-        assert watch.seconds <= 4
+    with running(handler("upload.py:Refuse"), *mode.arguments) as server:
+        before = sockets_of(server)
+        with clients.connect(server.address) as client:
+            client.sendall(b"x" * 20)
+            assert len(clients.read_to_end(client)) == len(b"refused: too large\n") + 4096
+            watch = Stopwatch()
+            becomes(before, lambda: sockets_of(server))
+            assert watch.seconds <= 3
 
 
-def _is_held(address: str, peer_port: int) -> bool:
-    """Tell whether a process still holds the server's side of a connection."""
-    port = clients.port_of(address)
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, local, remote, *_, inode = line.split()[:10]
-        if (int(local[-4:], 16), int(remote[-4:], 16)) == (port, peer_port) and inode != "0":
-            return True
-    return False
+def sockets_of(server: Server) -> set[str]:
+    """Return the sockets that its processes hold."""
+    held = (processes.descriptors(pid).values() for pid in family_pids(server))
+    return {link for links in held for link in links if link.startswith("socket:")}
