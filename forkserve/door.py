@@ -295,7 +295,8 @@ class Door:
         """Watch a listener no more that was emptied and shut down."""
         descriptor = listener.fileno()
         if self._listeners.pop(descriptor, None) is not None and self._is_watching:
-            self._wait.unregister(descriptor)
+            with contextlib.suppress(FileNotFoundError):  # another thread may just renew it
+                self._wait.unregister(descriptor)
 
     def close(self) -> None:
         """Close this process's copies of the listeners; what lingers goes on."""
