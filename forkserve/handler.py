@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from forkserve.connection import Connection
 from forkserve.errors import IncompleteRead
 from forkserve.log import log
+from forkserve.streams import Reader, Writer  # here, or each child would read it from disk
 
 if TYPE_CHECKING:
     from forkserve.connection import Peer
     from forkserve.listener import ServerView
     from forkserve.stop import Stop
-    from forkserve.streams import Reader, Writer
 
 Serve = Callable[[Connection], None]
 
@@ -46,18 +46,16 @@ class StreamHandler:
         return self.connection.listener.server
 
     @property
-    def rfile(self) -> "Reader":
+    def rfile(self) -> Reader:
         """The connection's input as a binary file, made when first used."""
         try:
             return self._rfile
         except AttributeError:
-            from forkserve.streams import Reader
-
             self._rfile: Reader = Reader(self.connection)
             return self._rfile
 
     @property
-    def wfile(self) -> "Writer":
+    def wfile(self) -> Writer:
         """The connection's output as a buffered binary file, made when first used.
 
         What is written leaves when 8 KiB are there, when a read must wait, at flush(), and when
@@ -66,8 +64,6 @@ class StreamHandler:
         try:
             return self._wfile
         except AttributeError:
-            from forkserve.streams import Writer
-
             self._wfile: Writer = Writer(self.connection)
             return self._wfile
 

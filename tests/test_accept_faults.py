@@ -544,3 +544,17 @@ def sockets_of(server: Server) -> set[str]:
     """Return the sockets that its processes hold."""
     held = (processes.descriptors(pid).values() for pid in family_pids(server))
     return {link for links in held for link in links if link.startswith("socket:")}
+
+
+@pytest.mark.parametrize("name", ["process", "process-spare", "process-reused"])
+def test_a_child_reads_no_module_of_ours(name: str, tmp_path: Path) -> None:
+    """What a child needs was imported before its fork, not once again in each of them (F24)."""
+    mode = MODE[name]
+    log = tmp_path / "opened"
+    with running(handler("echo.py:Files"), *mode.arguments) as server:
+        (worker,) = (one.pid for one in server.processes() if one.parent == server.pid)
+        with injecting([worker], "openat:delay_enter=1", "clone:delay_enter=1", log=log):
+            for _ in range(4):
+                assert clients.ask(server.address, b"a line\n") == b"a line\n"
+    assert "clone" in log.read_text()
+    assert "forkserve/" not in log.read_text()
