@@ -20,7 +20,7 @@ from tests.support.faults import Fifo, frozen, injecting, lines_of, out_of_descr
 from tests.support.modes import ACTS, MODE, MODES, MOSTLY_PLAIN, PLAIN_MODES, Mode, named
 from tests.support.requirements import requires, requires_root
 from tests.support.server import TCP, Server, handler, running
-from tests.support.waiting import Stopwatch, becomes, eventually, pause
+from tests.support.waiting import Stopwatch, becomes, eventually, pause, settled
 
 every_mode = pytest.mark.parametrize("mode", MODES, ids=named(MODES))
 mostly_plain = pytest.mark.parametrize("mode", MOSTLY_PLAIN)
@@ -333,13 +333,13 @@ def test_fork_for_a_connection_fails(name: str, error: str) -> None:
     mode = MODE[name]
     with running(ACTS, *mode.arguments) as server:
         worker = int(clients.ask_line(server.address, "parent"))
-        descriptors = len(processes.descriptors(worker))
+        before = settled(lambda: len(processes.descriptors(worker)))
         with injecting([worker], *fork_fails("1..3", error)):
             answers = [_answer_or_end(server.address) for _ in range(8)]
             assert set(answers) <= {"served", ""}
             assert answers[-1] == "served"
         assert clients.ask_line(server.address, "parent") == str(worker)
-        eventually(lambda: len(processes.descriptors(worker)) == descriptors)
+        becomes(before, lambda: len(processes.descriptors(worker)))
 
 
 def _answer_or_end(address: str) -> str:
