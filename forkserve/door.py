@@ -1,32 +1,20 @@
-"""Where an accept loop waits: for connections, and for peers that have yet to close."""
+"""Where an accept loop waits for connections."""
 
 import contextlib
 import errno
-from _socket import MSG_DONTWAIT, SHUT_WR
-from _socket import socket as Descriptor
-from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
-from forkserve.connection import Connection, close_quietly
+from forkserve.lingering import Lingering
 from forkserve.listener import Listener
 from forkserve.log import log
 from forkserve.stop import Stop
-from forkserve.wait import EXCLUSIVE, ONCE, Wait
+from forkserve.wait import EXCLUSIVE, Wait
 
-LINGER_TIMEOUT = 2.0
-LINGER_BYTES = 256 * 1024
 PAUSE = 0.1
 GRACE = 0.02  # a handshake that began before the door was closed ends within this
 QUIET = 5.0  # between two lines about the same trouble
-
-# A peer is first looked for after so many more connections or seconds: by then it has mostly
-# closed, and needs neither a registration nor a wake-up of its own.
-FRESH = 16
-SOON = 0.02
-
-_recv = Descriptor.recv
 
 
 class Attendance(Protocol):
@@ -44,8 +32,8 @@ class Attendance(Protocol):
 class Door:
     """The listeners of one process, watched while there is room.
 
-    Several threads may wait here, each running accept_loop. Nothing here is a lock: what they
-    share are single dictionary, deque and epoll operations.
+    Several threads may wait here, each running accept_loop, without a lock: what they share are
+    single dictionary and epoll operations. ``linger`` takes over a connection that was served.
     """
 
     def __init__(
@@ -76,9 +64,8 @@ class Door:
         self._found_at = -1
         self._trouble_said_at: float | None = None
         self._trouble_unsaid = 0
-        self._fresh: deque[Connection] = deque()
-        self._lingering: dict[int, _Lingering] = {}
-        self._deadlines: deque[_Lingering] = deque()
+        self._lingering = Lingering(wait, on_change=self._count)
+        self.linger = self._lingering.add
         # With one listener a burst is served before anything else is looked at; with several, one
         # connection each, so that a flood on one cannot starve another.
         self.burst = 64 if len(listeners) == 1 else 1
@@ -136,7 +123,7 @@ class Door:
         return self.is_closing
 
     def _are_quiesced(self) -> bool:
-        return all(listener.is_quiesced() for listener in self._listeners.values())
+        return all(listener.is_quiesced() for listener in tuple(self._listeners.values()))
 
     def _refuse(self) -> None:
         """Let those who come now know that nobody is here, if that is so in every process."""
@@ -149,27 +136,26 @@ class Door:
         if wanted == self._is_watching:
             return
         self._is_watching = wanted
-        for descriptor in self._listeners:
-            with contextlib.suppress(FileExistsError, FileNotFoundError):
+        for descriptor in tuple(self._listeners):  # at a stop another thread may drop some
+            with contextlib.suppress(OSError):
                 if wanted:
                     self._wait.register(descriptor, EXCLUSIVE)
                 else:
                     self._wait.unregister(descriptor)
 
     def _poll(self, timeout: float | None) -> list[int]:
-        if not self._fresh:
-            return self._wait.poll(timeout)
-        found = self._wait.poll(SOON if timeout is None else min(SOON, timeout))
+        found = self._wait.poll(timeout)
         if not found:
-            self._settle_all()
+            self._lingering.settle_all()
         return found
 
     def _timeout(self, now: float) -> float | None:
         due = []
         if self._paused_until > now:
             due.append(self._paused_until)
-        if self._deadlines:
-            due.append(self._deadlines[0].deadline)
+        patience = self._lingering.patience(now)
+        if patience is not None:
+            due.append(now + patience)
         if self._closing_at is not None:
             if not self.is_closing:
                 due.append(self._closing_at)
@@ -186,9 +172,9 @@ class Door:
                 if self._is_shared:
                     self._go_to_the_end_of_the_line(descriptor)
             else:
-                self._hear(descriptor)
-        if self._deadlines:
-            self._expire(monotonic())
+                self._lingering.hear(descriptor)
+        if self._lingering.count_watched():
+            self._lingering.expire(monotonic())
         return ready
 
     def _go_to_the_end_of_the_line(self, descriptor: int) -> None:
@@ -221,73 +207,15 @@ class Door:
             self._trouble_said_at = now
             self._trouble_unsaid = 0
 
-    # -- the last byte arrives
-
-    def linger(self, connection: Connection) -> None:
-        """Own a connection from here on: end our side, and close when the peer has ended its.
-
-        Closing while input is unread, or still under way, makes the kernel reset the connection,
-        and the peer loses what it has not read yet (RFC 9112, 9.6; RFC 1122, 4.2.2.13).
-        """
-        try:
-            connection.shutdown(SHUT_WR)  # also ends it for the peer if another process holds it
-        except OSError:
-            close_quietly(connection)
-            return
-        if connection.at_end:
-            close_quietly(connection)
-            return
-        self._fresh.append(connection)
-        if len(self._fresh) > FRESH:
-            self._settle(self._fresh.popleft())
-
-    def has_lingering(self) -> bool:
-        """Whether some peer has yet to close."""
-        return bool(self._fresh or self._lingering)
-
-    def _settle_all(self) -> None:
-        with contextlib.suppress(IndexError):  # another thread may have taken the last one
-            while self._fresh:
-                self._settle(self._fresh.popleft())
-
-    def _settle(self, connection: Connection) -> None:
-        """Close the connection if its peer has closed by now, as most have; else watch it."""
-        entry = _Lingering(connection)
-        if not entry.is_over():
-            entry.deadline = monotonic() + LINGER_TIMEOUT
-            self._keep(entry)
-
-    def _keep(self, entry: "_Lingering") -> None:
-        descriptor = entry.connection.fileno()
-        self._lingering[descriptor] = entry
-        self._deadlines.append(entry)
-        self._wait.register(descriptor, ONCE)
-        self._count()
-
-    def _count(self) -> None:
-        self.is_full = self._is_held or len(self._lingering) >= self._limit
+    # -- room
 
     def hold(self, is_held: bool) -> None:
         """Keep the door shut, or not, for a reason that only the caller knows."""
         self._is_held = is_held
         self._count()
 
-    def _hear(self, descriptor: int) -> None:
-        entry = self._lingering.pop(descriptor, None)
-        if entry is None:
-            return
-        if not entry.is_over():
-            self._lingering[descriptor] = entry
-            self._wait.modify(descriptor, ONCE)
-        self._count()
-
-    def _expire(self, now: float) -> None:
-        with contextlib.suppress(IndexError):
-            while (entry := self._deadlines[0]).deadline <= now or entry.is_closed():
-                self._deadlines.popleft()
-                if self._lingering.pop(entry.connection.fileno(), None) is not None:
-                    close_quietly(entry.connection)
-        self._count()
+    def _count(self) -> None:
+        self.is_full = self._is_held or self._lingering.count_watched() >= self._limit
 
     # -- the end
 
@@ -309,47 +237,16 @@ class Door:
                 listener.socket.close()
         self._is_watching = False
 
+    def has_lingering(self) -> bool:
+        """Whether some peer has yet to close."""
+        return bool(self._lingering)
+
     def see_off(self, *, block: bool) -> None:
         """Wait once for the peers that have yet to close, or only look at them."""
-        self._settle_all()
+        self._lingering.settle_all()
         if self._lingering:
             self._sort(self._wait.poll(self.patience() if block else 0))
 
     def patience(self) -> float | None:
         """Return the seconds until some peer has had its time; None if nothing is due."""
-        if self._fresh:
-            return SOON
-        return max(0.0, self._deadlines[0].deadline - monotonic()) if self._deadlines else None
-
-
-class _Lingering:
-    """A connection that we have ended and its peer has not."""
-
-    __slots__ = ("connection", "deadline", "room")
-
-    deadline: float
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.room = LINGER_BYTES
-
-    def is_over(self) -> bool:
-        """Read what has come; close and say so if that was the end of it, or too much."""
-        connection = self.connection
-        if connection.gettimeout():
-            connection.settimeout(0.0)  # or recv would wait that long, MSG_DONTWAIT or not
-        try:
-            while data := _recv(connection, 16384, MSG_DONTWAIT):
-                self.room -= len(data)
-                if self.room <= 0:
-                    break
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass  # reset by the peer: it is not interested
-        close_quietly(connection)
-        return True
-
-    def is_closed(self) -> bool:
-        """Whether the connection was closed meanwhile."""
-        return self.connection.fileno() < 0
+        return self._lingering.patience(monotonic())

@@ -3,14 +3,13 @@
 import mmap
 import os
 import signal
-from _socket import SHUT_WR
 from _socket import socket as Descriptor
 from time import monotonic
 
 from forkserve import signals
 from forkserve.acceptor import accept_loop
 from forkserve.connection import Connection, close_quietly
-from forkserve.door import LINGER_BYTES, LINGER_TIMEOUT
+from forkserve.lingering import linger_here
 from forkserve.log import log
 from forkserve.process.fork import fork
 from forkserve.process.reaper import collect
@@ -228,24 +227,3 @@ class Presence:
         self._slots[self._slot] = BUSY
         if self._slots[:].count(AT_DOOR) < self._wanted:
             self._parent.ring()
-
-
-def linger_here(connection: Connection) -> None:
-    """Do what Door.linger does, in a process that has nothing else to do: blocks until closed."""
-    try:
-        connection.shutdown(SHUT_WR)
-        if not connection.at_end:
-            _read_to_end(connection)
-    except OSError:
-        pass  # reset, or still open after all that time
-    close_quietly(connection)
-
-
-def _read_to_end(connection: Connection) -> None:
-    deadline = monotonic() + LINGER_TIMEOUT
-    room = LINGER_BYTES
-    connection.settimeout(LINGER_TIMEOUT)
-    while size := len(connection.recv(16384)):
-        room -= size
-        if room <= 0 or monotonic() >= deadline:
-            return

@@ -10,9 +10,11 @@ from time import monotonic
 import pytest
 
 from forkserve import door as door_module
+from forkserve import lingering as lingering_module
 from forkserve.address import parse_address
 from forkserve.connection import Connection
-from forkserve.door import FRESH, LINGER_BYTES, Door
+from forkserve.door import Door
+from forkserve.lingering import FRESH, LINGER_BYTES
 from forkserve.listener import Listener, open_listeners
 from forkserve.stop import Stop
 from forkserve.wait import Wait
@@ -257,7 +259,7 @@ def test_closing_gives_the_listeners_back(
 def lingers(door: Door, connection: Connection) -> bool:
     """Give the connection to the door and let that look for its end once."""
     door.linger(connection)
-    door._settle_all()
+    door._lingering.settle_all()
     return connection.fileno() >= 0
 
 
@@ -335,7 +337,7 @@ def test_a_peer_that_goes_on_talking_is_cut_off(
     make_door: MakeDoor, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the cap the connection is closed, whatever the peer has still to say."""
-    monkeypatch.setattr(door_module, "LINGER_BYTES", 10)
+    monkeypatch.setattr(lingering_module, "LINGER_BYTES", 10)
     connection, client = pair
     door = make_door()
     assert lingers(door, connection)
@@ -356,7 +358,7 @@ def test_a_peer_that_does_not_close_is_not_waited_for_for_ever(
     make_door: MakeDoor, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the deadline the connection is closed."""
-    monkeypatch.setattr(door_module, "LINGER_TIMEOUT", 0.02)
+    monkeypatch.setattr(lingering_module, "LINGER_TIMEOUT", 0.02)
     connection, client = pair
     door = make_door()
     assert lingers(door, connection)
@@ -394,7 +396,7 @@ def test_few_peers_are_unsettled(make_door: MakeDoor, make_pair: Callable[[], Pa
     pairs = [make_pair() for _ in range(FRESH + 1)]
     for connection, _ in pairs:
         door.linger(connection)
-    assert (len(door._fresh), len(door._lingering)) == (FRESH, 1)
+    assert (len(door._lingering._fresh), door._lingering.count_watched()) == (FRESH, 1)
 
 
 def test_lingering_goes_on_while_the_door_waits(
@@ -411,7 +413,7 @@ def test_lingering_goes_on_while_the_door_waits(
     wait.watch(reader, stop.retire)
     os.write(writer, b"x")
     assert door.wait() == []
-    assert descriptor not in door._lingering
+    assert descriptor not in door._lingering._watched
     os.close(reader)
     os.close(writer)
 

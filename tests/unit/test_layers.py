@@ -25,7 +25,7 @@ ROWS = (
     ("service",),
     ("acceptor", "compat"),
     ("door", "handler", "view", "admission"),
-    ("listener", "streams"),
+    ("listener", "streams", "lingering"),
     ("connection",),
     ("process.fork", "process.reaper", "process.policy"),
     ("process", "process.phase"),
