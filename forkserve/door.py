@@ -180,7 +180,7 @@ class Door:
     def _go_to_the_end_of_the_line(self, descriptor: int) -> None:
         # EPOLLEXCLUSIVE always wakes the first in line: who was woken goes to its end, and the
         # connections are shared evenly by the processes that wait.
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
+        with contextlib.suppress(OSError):  # at a stop another thread may close it meanwhile
             self._wait.unregister(descriptor)
             self._wait.register(descriptor, EXCLUSIVE)
 
@@ -223,7 +223,7 @@ class Door:
         """Watch a listener no more that was emptied and shut down."""
         descriptor = listener.fileno()
         if self._listeners.pop(descriptor, None) is not None and self._is_watching:
-            with contextlib.suppress(FileNotFoundError):  # another thread may just renew it
+            with contextlib.suppress(OSError):  # another thread may just renew or close it
                 self._wait.unregister(descriptor)
 
     def close(self) -> None:

@@ -191,19 +191,16 @@ class Leader:
             self._stop(number.name)
 
     def _stop(self, why: str) -> None:
-        busy = len(self._workers)
+        timeout = self._bounds.drain_timeout
         log.info(
             "%s: stopping; waiting for %d worker(s), %g s at most (again: interrupt)",
             why,
-            busy,
-            self._drain(),
+            len(self._workers),
+            timeout,
         )
         self._phase = Phase.STOPPING
-        self._drain_until = monotonic() + self._drain()
+        self._drain_until = monotonic() + timeout
         self._quiesce()
-
-    def _drain(self) -> float:
-        return self._bounds.drain_timeout
 
     def _hurry(self, why: str) -> None:
         if self._phase is Phase.HURRYING:
@@ -214,7 +211,7 @@ class Leader:
         self._phase = Phase.HURRYING
 
     def _quiesce(self) -> None:
-        """Leave the listeners to the workers: the last to find a queue empty closes it for good."""
+        """Leave the listeners to the workers: who finds a queue empty refuses whoever comes now."""
         for listener in self._listeners:
             listener.quiesce()
             listener.close()
