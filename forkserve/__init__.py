@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from forkserve.acceptor import Dispatcher
     from forkserve.connection import Connection
+    from forkserve.datagram import Datagram
     from forkserve.errors import (
         BootError,
         ForkserveError,
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
         SettingsError,
         TargetError,
     )
-    from forkserve.handler import StreamHandler
+    from forkserve.handler import DatagramHandler, StreamHandler
     from forkserve.server import Server
     from forkserve.service import Service
     from forkserve.settings import Mode
@@ -26,6 +27,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "BootError": "errors",
     "Connection": "connection",
+    "Datagram": "datagram",
+    "DatagramHandler": "handler",
     "Dispatcher": "acceptor",
     "ForkserveError": "errors",
     "IncompleteRead": "errors",
@@ -43,6 +46,8 @@ _HOMES = {
 __all__ = [
     "BootError",
     "Connection",
+    "Datagram",
+    "DatagramHandler",
     "Dispatcher",
     "ForkserveError",
     "IncompleteRead",

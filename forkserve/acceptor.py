@@ -3,24 +3,25 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from forkserve.connection import Connection
+from forkserve.binding import AnyListener
+from forkserve.datagram import Request
 from forkserve.door import Door
-from forkserve.listener import Listener, ListenerDied
+from forkserve.endpoint import ListenerDied
 
 
 class Dispatcher(Protocol):
-    """Decides what happens to one accepted connection: serve it here, in a child, elsewhere."""
+    """Decides what happens to one connection or datagram: serve it here, in a child, elsewhere."""
 
-    def dispatch(self, connection: Connection) -> None:
-        """Take over the connection: from here on the dispatcher sees to it that it is closed."""
+    def dispatch(self, request: Request) -> None:
+        """Take over the request: from here on the dispatcher sees to it that it is closed."""
         ...
 
 
-def accept_loop(door: Door, dispatch: Callable[[Connection], None]) -> None:
-    """Hand on every connection until the door is closed.
+def accept_loop(door: Door, dispatch: Callable[[Request], None]) -> None:
+    """Hand on every connection or datagram until the door is closed.
 
     Accepts first and waits only when the queue is empty, so under load nothing is asked of the
-    kernel that a connection does not need.
+    kernel that a request does not need.
     """
     while ready := door.wait():
         for _ in range(door.burst):
@@ -29,13 +30,13 @@ def accept_loop(door: Door, dispatch: Callable[[Connection], None]) -> None:
 
 
 def _accept_round(
-    door: Door, ready: list[Listener], dispatch: Callable[[Connection], None]
+    door: Door, ready: list[AnyListener], dispatch: Callable[[Request], None]
 ) -> bool:
-    """Take one connection from each listener; say whether to come again before waiting."""
+    """Take one request from each listener; say whether to come again before waiting."""
     again = False
     for listener in ready:
         try:
-            connection = listener.accept()
+            request = listener.accept()
         except ListenerDied:
             if not (door.is_stopping() or listener.is_quiesced()):
                 raise
@@ -44,10 +45,10 @@ def _accept_round(
         except OSError as error:
             door.pause(error)
             return False
-        if connection is None:
+        if request is None:
             continue
         door.taken += 1
-        dispatch(connection)
+        dispatch(request)
         if door.is_full:
             return False
         again = True

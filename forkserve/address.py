@@ -1,5 +1,6 @@
 """Read an address as a user writes it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from forkserve.errors import SettingsError
@@ -9,7 +10,15 @@ DEFAULT_BACKLOG = 2048
 DEFAULT_MODE = 0o660
 LONGEST_PATH = 107  # sun_path is 108 bytes with its end (unix(7))
 
-_LATER = ("udp", "unixgram", "tls", "fd", "systemd")
+DEFAULT_SIZE = 65536  # more than UDP can carry, so over UDP nothing is ever cut
+
+_LATER = ("tls", "systemd")
+_SHAPES = {
+    "tcp": "tcp://HOST:PORT",
+    "udp": "udp://HOST:PORT",
+    "unixgram": "unixgram:///PATH",
+    "fd": "fd://NUMBER",
+}
 
 
 class TCPAddress(NamedTuple):
@@ -20,8 +29,34 @@ class TCPAddress(NamedTuple):
     port: int
     backlog: int = DEFAULT_BACKLOG
 
+    @property
+    def is_datagram(self) -> bool:
+        """Say that it brings connections."""
+        return False
+
     def __str__(self) -> str:
-        return format_tcp(self.host or "::", self.port)
+        return format_inet("tcp", self.host or "::", self.port)
+
+
+class UDPAddress(NamedTuple):
+    """A host and a port for datagrams, the largest that is taken whole, and room for how many.
+
+    ``receive_buffer`` is the size of the kernel's queue in bytes (SO_RCVBUF, socket(7)).
+    """
+
+    text: str
+    host: str | None
+    port: int
+    max_size: int = DEFAULT_SIZE
+    receive_buffer: int | None = None
+
+    @property
+    def is_datagram(self) -> bool:
+        """Say that it brings datagrams."""
+        return True
+
+    def __str__(self) -> str:
+        return format_inet("udp", self.host or "::", self.port)
 
 
 class UnixAddress(NamedTuple):
@@ -32,16 +67,55 @@ class UnixAddress(NamedTuple):
     backlog: int = DEFAULT_BACKLOG
     mode: int = DEFAULT_MODE
 
+    @property
+    def is_datagram(self) -> bool:
+        """Say that it brings connections."""
+        return False
+
     def __str__(self) -> str:
         return f"unix://{self.path}"
 
 
-Address = TCPAddress | UnixAddress
+class UnixgramAddress(NamedTuple):
+    """The path of a Unix datagram socket, the mode of its file, and sizes as for UDP."""
+
+    text: str
+    path: str
+    mode: int = DEFAULT_MODE
+    max_size: int = DEFAULT_SIZE
+    receive_buffer: int | None = None
+
+    @property
+    def is_datagram(self) -> bool:
+        """Say that it brings datagrams."""
+        return True
+
+    def __str__(self) -> str:
+        return f"unixgram://{self.path}"
 
 
-def format_tcp(host: str, port: int) -> str:
+class InheritedAddress(NamedTuple):
+    """The number of a descriptor that was handed to this process, bound and listening."""
+
+    text: str
+    descriptor: int
+
+    @property
+    def is_datagram(self) -> None:
+        """Say that it is not known before it is looked at."""
+
+    def __str__(self) -> str:
+        return f"fd://{self.descriptor}"
+
+
+InetAddress = TCPAddress | UDPAddress
+PathAddress = UnixAddress | UnixgramAddress
+Address = InetAddress | PathAddress | InheritedAddress
+
+
+def format_inet(scheme: str, host: str, port: int) -> str:
     """Return the address as ready lines show it."""
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def parse_address(text: str) -> Address:
@@ -51,27 +125,57 @@ def parse_address(text: str) -> Address:
     if text.startswith(("/", "./", "unix:")) and not text.startswith("unix://"):
         path = text.removeprefix("unix:")
         raise SettingsError(f"address {text!r}: a Unix socket is written unix://{path}")
-    if text.startswith("tcp:") and not text.startswith("tcp://"):
-        raise SettingsError(f"address {text!r}: expected tcp://HOST:PORT")
+    head, _, rest = text.partition(":")
+    if head in _SHAPES and not rest.startswith("//"):
+        raise SettingsError(f"address {text!r}: expected {_SHAPES[head]}")
     place, _, query = text.partition("?")
     scheme, separator, rest = place.partition("://")
     if not separator:
         scheme, rest = ("systemd", "") if place.startswith("systemd:") else ("tcp", place)
     if scheme in _LATER:
         raise SettingsError(f"address {text!r}: {scheme} addresses are not supported yet")
+    if scheme not in _READERS:
+        known = ", ".join(_READERS)
+        raise SettingsError(f"address {text!r}: unknown scheme {scheme!r} ({known} are known)")
     options = _parse_query(text, query)
-    backlog = _take_number(text, options, "backlog", DEFAULT_BACKLOG, base=10, least=1)
-    if scheme == "tcp":
-        host, port = _split_host(text, rest)
-        _refuse_rest(text, options)
-        return TCPAddress(text, host, port, backlog)
-    if scheme == "unix":
-        mode = _take_number(text, options, "mode", DEFAULT_MODE, base=8, least=0)
-        if mode > 0o777:
-            raise SettingsError(f"address {text!r}: mode is {mode:o}, and 777 at most")
-        _refuse_rest(text, options)
-        return UnixAddress(text, _check_path(text, rest), backlog, mode)
-    raise SettingsError(f"address {text!r}: unknown scheme {scheme!r} (tcp and unix are known)")
+    address = _READERS[scheme](text, rest, options)
+    if options:
+        raise SettingsError(f"address {text!r}: unknown option {next(iter(options))!r}")
+    return address
+
+
+def _read_tcp(text: str, place: str, options: dict[str, str]) -> TCPAddress:
+    return TCPAddress(text, *_split_host(text, place), _take_backlog(text, options))
+
+
+def _read_udp(text: str, place: str, options: dict[str, str]) -> UDPAddress:
+    return UDPAddress(text, *_split_host(text, place), *_take_sizes(text, options))
+
+
+def _read_unix(text: str, place: str, options: dict[str, str]) -> UnixAddress:
+    backlog = _take_backlog(text, options)
+    mode = _take_mode(text, options)
+    return UnixAddress(text, _check_path(text, place), backlog, mode)
+
+
+def _read_unixgram(text: str, place: str, options: dict[str, str]) -> UnixgramAddress:
+    mode = _take_mode(text, options)
+    return UnixgramAddress(text, _check_path(text, place), mode, *_take_sizes(text, options))
+
+
+def _read_fd(text: str, place: str, options: dict[str, str]) -> InheritedAddress:
+    if not (place.isascii() and place.isdigit() and len(place) <= 9):
+        raise SettingsError(f"address {text!r}: expected the number of a descriptor, as in fd://3")
+    return InheritedAddress(text, int(place))
+
+
+_READERS: dict[str, Callable[[str, str, dict[str, str]], Address]] = {
+    "tcp": _read_tcp,
+    "unix": _read_unix,
+    "udp": _read_udp,
+    "unixgram": _read_unixgram,
+    "fd": _read_fd,
+}
 
 
 def _split_host(text: str, place: str) -> tuple[str | None, int]:
@@ -110,12 +214,30 @@ def _parse_query(text: str, query: str) -> dict[str, str]:
     return options
 
 
+def _take_backlog(text: str, options: dict[str, str]) -> int:
+    backlog = _take_number(text, options, "backlog", base=10, least=1)
+    return DEFAULT_BACKLOG if backlog is None else backlog
+
+
+def _take_mode(text: str, options: dict[str, str]) -> int:
+    mode = _take_number(text, options, "mode", base=8, least=0)
+    if mode is not None and mode > 0o777:
+        raise SettingsError(f"address {text!r}: mode is {mode:o}, and 777 at most")
+    return DEFAULT_MODE if mode is None else mode
+
+
+def _take_sizes(text: str, options: dict[str, str]) -> tuple[int, int | None]:
+    max_size = _take_number(text, options, "max_size", base=10, least=1)
+    receive_buffer = _take_number(text, options, "receive_buffer", base=10, least=1)
+    return DEFAULT_SIZE if max_size is None else max_size, receive_buffer
+
+
 def _take_number(
-    text: str, options: dict[str, str], name: str, default: int, *, base: int, least: int
-) -> int:
+    text: str, options: dict[str, str], name: str, *, base: int, least: int
+) -> int | None:
     value = options.pop(name, None)
     if value is None:
-        return default
+        return None
     try:
         number = int(value, base)
     except ValueError:
@@ -124,8 +246,3 @@ def _take_number(
         kind = "an octal number" if base == 8 else f"a number from {least} up"
         raise SettingsError(f"address {text!r}: {name} is {value!r}, not {kind}")
     return number
-
-
-def _refuse_rest(text: str, options: dict[str, str]) -> None:
-    if options:
-        raise SettingsError(f"address {text!r}: unknown option {next(iter(options))!r}")

@@ -1,58 +1,151 @@
 """Tell what kind of handler a target is, and how to serve with it."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from forkserve.address import Address
+from forkserve.binding import AnyListener
 from forkserve.compat import (
     StockConnection,
-    is_stock_datagram_handler,
-    is_stock_handler,
+    find_stock,
     serve_with_stock,
+    serve_with_stock_datagram,
 )
 from forkserve.connection import Connection
+from forkserve.datagram import Request
 from forkserve.errors import SettingsError, TargetError
-from forkserve.handler import Serve, StreamHandler, serve_with
+from forkserve.handler import DatagramHandler, Serve, StreamHandler, serve_with
+
+if TYPE_CHECKING:
+    from forkserve.stock_server import StockServer
 
 
-def adopt(target: Any) -> tuple[Serve, type[Any]]:
-    """Return how to serve one connection with the target, and the kind of connection it takes.
+class Adopted(NamedTuple):
+    """How to serve connections and datagrams with a target: None for what it is not meant for."""
 
-    Raises TargetError if it is no handler, SettingsError if it is one for datagrams.
+    name: str
+    serve_connection: Serve | None
+    serve_datagram: Serve | None
+    connection_type: type[Any] = Connection
+    handler_class: type[Any] | None = None
+    server: "StockServer | None" = None
+
+
+def adopt(target: Any) -> Adopted:
+    """Return how to serve with the target; raises TargetError if it is no handler.
+
+    A function without arguments is called: it makes a ``socketserver`` server.
     """
     if isinstance(target, type):
-        if issubclass(target, StreamHandler):
-            if target.handle is StreamHandler.handle:
-                raise TargetError(f"{target.__qualname__} is no handler yet: it has no handle()")
-            return serve_with(target), Connection
-        if is_stock_datagram_handler(target):
-            raise SettingsError(
-                f"{target.__qualname__} handles datagrams: the addresses are of streams, and"
-                " those of datagrams are not supported yet"
-            )
-        if is_stock_handler(target):
-            return serve_with_stock(target), StockConnection
-        raise TargetError(
-            f"{target.__qualname__} is no handler: expected a subclass of"
-            " forkserve.StreamHandler or socketserver.BaseRequestHandler, or a function"
-        )
+        return _adopt_class(target)
+    if find_stock(target, "BaseServer"):
+        return _adopt_server(target)
     name = getattr(target, "__qualname__", None) or repr(target)
     if not callable(target):
         raise TargetError(f"{name} is no handler: it is an object of type {type(target).__name__}")
-    _check_function(name, target)
-    return target, Connection
+    if _takes_one_argument(name, target):
+        return Adopted(name, target, target)
+    return _adopt_server(_make_server(name, target))
 
 
-def _check_function(name: str, function: Any) -> None:
+def refuse_misfits(adopted: Adopted, places: Sequence[Address | AnyListener]) -> None:
+    """Raise SettingsError for an address or listener whose requests the handler is not for."""
+    for place in places:
+        if place.is_datagram is None:
+            continue  # an inherited descriptor, not looked at yet
+        serve = adopted.serve_datagram if place.is_datagram else adopted.serve_connection
+        if serve is None:
+            brings, wants = "datagrams", "connections"
+            if not place.is_datagram:
+                brings, wants = wants, brings
+            raise SettingsError(f"{adopted.name} is for {wants}, and {place} brings {brings}")
+
+
+def choose(adopted: Adopted, *, connections: bool, datagrams: bool) -> Serve:
+    """Return what serves the kinds of requests that the addresses bring."""
+    if not (connections and datagrams):
+        serve = adopted.serve_datagram if datagrams else adopted.serve_connection
+        assert serve is not None, "the kinds are checked before"
+        return serve
+
+    def serve_either(request: Request) -> None:
+        serve = adopted.serve_datagram if request.listener.is_datagram else adopted.serve_connection
+        assert serve is not None
+        serve(request)
+
+    return serve_either
+
+
+def _adopt_class(target: type[Any]) -> Adopted:
+    name = target.__qualname__
+    for base in (StreamHandler, DatagramHandler):
+        if issubclass(target, base):
+            if target.handle is base.handle:
+                raise TargetError(f"{name} is no handler yet: it has no handle()")
+            serve = serve_with(target)
+            if base is StreamHandler:
+                return Adopted(name, serve, None, handler_class=target)
+            return Adopted(name, None, serve, handler_class=target)
+    if not find_stock(target, "BaseRequestHandler"):
+        a_server = find_stock(target, "BaseServer")
+        raise TargetError(
+            f"{name} is no handler: expected a subclass of forkserve.StreamHandler,"
+            " forkserve.DatagramHandler or socketserver.BaseRequestHandler, or a function"
+            + (", or an object of this class" if a_server else "")
+        )
+    return Adopted(
+        name,
+        None if find_stock(target, "DatagramRequestHandler") else serve_with_stock(target),
+        None if find_stock(target, "StreamRequestHandler") else serve_with_stock_datagram(target),
+        StockConnection,
+        target,
+    )
+
+
+def _adopt_server(server: Any) -> Adopted:
+    from forkserve.stock_server import StockServer  # imports socketserver, which the target has
+
+    stock = StockServer(server)
+    serve = stock.serve
+    name = f"this {type(server).__qualname__}"
+    return Adopted(
+        name,
+        None if stock.is_datagram else serve,
+        serve if stock.is_datagram else None,
+        server=stock,
+    )
+
+
+def _make_server(name: str, function: Any) -> Any:
+    try:
+        server = function()
+    except BaseException as error:
+        kind = type(error).__name__
+        raise TargetError(f"calling {name}() raised {kind}: {error}") from error
+    if not find_stock(server, "BaseServer"):
+        raise TargetError(
+            f"{name} is no handler: a function takes one argument, the connection or the datagram,"
+            " or none and returns a socketserver server, not an object of type"
+            f" {type(server).__name__}"
+        )
+    return server
+
+
+def _takes_one_argument(name: str, function: Any) -> bool:
+    """Whether it does; if not, it takes none. Raises TargetError for every other function."""
     import inspect  # not for those who serve a class: it is large
 
     for called in (function, getattr(function, "__call__", None)):  # noqa: B004
         if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
             raise TargetError(f"{name} is a coroutine function: handlers are blocking code")
-    try:
-        signature = inspect.signature(function)
-        signature.bind(None)
-    except (TypeError, ValueError):
-        takes_one = False
-    else:
-        takes_one = bool(signature.parameters)
-    if not takes_one:
-        raise TargetError(f"{name} is no handler: it does not take one argument, the connection")
+    for arguments in ([None], []):
+        try:
+            signature = inspect.signature(function)
+            signature.bind(*arguments)
+        except (TypeError, ValueError):
+            continue
+        if signature.parameters or not arguments:
+            return bool(arguments)
+    raise TargetError(
+        f"{name} is no handler: it does not take one argument, the connection or the datagram"
+    )

@@ -11,6 +11,7 @@ from collections.abc import Sequence  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
 from forkserve import __version__  # noqa: E402
+from forkserve.address import DEFAULT_ADDRESS  # noqa: E402
 from forkserve.errors import ForkserveError, SettingsError, TargetError, UsageError  # noqa: E402
 from forkserve.log import log, write_line  # noqa: E402
 from forkserve.server import Server  # noqa: E402
@@ -189,7 +190,7 @@ def _describe_default(option: Option, default: object) -> str:
     elif isinstance(default, bool):
         shown = "on" if default else "off"
     elif isinstance(default, tuple):
-        shown = " ".join(default)
+        shown = " ".join(default) or DEFAULT_ADDRESS
     elif isinstance(default, float):
         shown = f"{default:g}"
     else:

@@ -5,13 +5,17 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from forkserve.connection import Connection
+from forkserve.datagram import Datagram
 from forkserve.handler import Serve
+from forkserve.log import log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from forkserve.connection import Buffers, Peer
     from forkserve.listener import Listener
+
+NO_HTTP_PEER = ("", 0)  # HTTP handlers take the host of an address for their log lines
 
 
 class StockConnection(socket.socket):
@@ -32,6 +36,13 @@ class StockConnection(socket.socket):
     peer = Connection.peer
     end_if_idle = Connection.end_if_idle
     interrupt = Connection.interrupt
+    is_lost = Connection.is_lost
+    has_timeout = Connection.has_timeout
+
+    def setsockopt(self, level: int, optname: int, *value: Any) -> None:
+        """As ``socket.setsockopt``; what is for TCP is passed over on a Unix socket."""
+        if level != socket.IPPROTO_TCP or self.family != socket.AF_UNIX:
+            super().setsockopt(level, optname, *value)
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """As ``socket.recv``, and remember the end of the input."""
@@ -48,23 +59,25 @@ class StockConnection(socket.socket):
         return count
 
 
-def is_stock_handler(target: object) -> bool:
-    """Whether the target is a ``socketserver`` handler class; without importing socketserver."""
+def find_stock(target: object, name: str) -> bool:
+    """Whether the target is such a class of ``socketserver`` or an object of one.
+
+    Without importing it: where it is not loaded, nothing is.
+    """
     stock = sys.modules.get("socketserver")
-    return (
-        stock is not None
-        and isinstance(target, type)
-        and issubclass(target, stock.BaseRequestHandler)
-    )
+    if stock is None:
+        return False
+    kind = target if isinstance(target, type) else type(target)
+    return issubclass(kind, getattr(stock, name))
 
 
-def is_stock_datagram_handler(target: object) -> bool:
-    """Whether the target is a ``socketserver`` handler class for datagrams."""
-    stock = sys.modules.get("socketserver")
+def speaks_http(handler: object) -> bool:
+    """Whether it is an HTTP handler class of the standard library."""
+    http = sys.modules.get("http.server")
     return (
-        stock is not None
-        and isinstance(target, type)
-        and issubclass(target, stock.DatagramRequestHandler)
+        http is not None
+        and isinstance(handler, type)
+        and issubclass(handler, http.BaseHTTPRequestHandler)
     )
 
 
@@ -73,13 +86,32 @@ def serve_with_stock(handler: type[Any]) -> Serve:
 
     Such a class does all its work in its constructor.
     """
-    http = sys.modules.get("http.server")
-    speaks_http = http is not None and issubclass(handler, http.BaseHTTPRequestHandler)
+    is_http = speaks_http(handler)
 
     def serve(connection: Connection) -> None:
         address = connection.peer
-        if speaks_http and not isinstance(address, tuple):
-            address = ("", 0)  # HTTP handlers take the host of it for their log lines
+        if is_http and not isinstance(address, tuple):
+            address = NO_HTTP_PEER
         handler(connection, address, connection.listener.server)
 
     return serve
+
+
+def serve_with_stock_datagram(handler: type[Any]) -> Serve:
+    """Return a function that serves one datagram with a stock handler class."""
+
+    def serve(datagram: Datagram) -> None:
+        listener = datagram.listener
+        if datagram.truncated:
+            warn_of_truncation(datagram)
+        handler((datagram.data, listener.socket), datagram.address, listener.server)
+
+    return serve
+
+
+def warn_of_truncation(datagram: Datagram) -> None:
+    """Say for a handler that cannot see it that it gets a part only."""
+    log.warning(
+        "a datagram was longer than %d bytes (?max_size=N), and is served cut",
+        datagram.listener.max_size,
+    )

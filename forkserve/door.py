@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
+from forkserve.binding import AnyListener
 from forkserve.lingering import Lingering
-from forkserve.listener import Listener
 from forkserve.log import log
 from forkserve.stop import Stop
 from forkserve.wait import EXCLUSIVE, Wait
@@ -38,7 +38,7 @@ class Door:
 
     def __init__(
         self,
-        listeners: Sequence[Listener],
+        listeners: Sequence[AnyListener],
         stop: Stop,
         limit: int,
         wait: Wait,
@@ -72,7 +72,7 @@ class Door:
 
     # -- waiting
 
-    def wait(self) -> list[Listener]:
+    def wait(self) -> list[AnyListener]:
         """Block until some listeners may have a connection; none of them: the door is closed."""
         while True:
             now = monotonic()
@@ -163,7 +163,7 @@ class Door:
                 return 0.0
         return max(0.0, min(due) - now) if due else None
 
-    def _sort(self, found: list[int]) -> list[Listener]:
+    def _sort(self, found: list[int]) -> list[AnyListener]:
         ready = []
         for descriptor in found:
             listener = self._listeners.get(descriptor)
@@ -219,7 +219,7 @@ class Door:
 
     # -- the end
 
-    def drop(self, listener: Listener) -> None:
+    def drop(self, listener: AnyListener) -> None:
         """Watch a listener no more that was emptied and shut down."""
         descriptor = listener.fileno()
         if self._listeners.pop(descriptor, None) is not None and self._is_watching:

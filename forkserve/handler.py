@@ -1,21 +1,23 @@
-"""Run a handler on one connection: the sole error boundary."""
+"""Run a handler on one request: the sole error boundary."""
 
-import select
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forkserve.connection import Connection
+from forkserve.datagram import Datagram, Request
 from forkserve.errors import IncompleteRead
 from forkserve.log import log
 from forkserve.streams import Reader, Writer  # here, or each child would read it from disk
 
 if TYPE_CHECKING:
+    import socket
+
     from forkserve.connection import Peer
-    from forkserve.listener import ServerView
+    from forkserve.endpoint import ServerView
     from forkserve.stop import Stop
 
-Serve = Callable[[Connection], None]
+Serve = Callable[[Any], None]  # of a connection or a datagram, whichever the handler is for
 
 
 class StreamHandler:
@@ -78,20 +80,60 @@ class StreamHandler:
         """Clean up after handle(), also when that raised."""
 
 
-def serve_with(handler: type[StreamHandler]) -> Serve:
-    """Return a function that serves one connection with a new instance of the handler.
+class DatagramHandler:
+    """Serves one datagram: subclass it and write handle(), in blocking code.
+
+    A new instance for each datagram, in the process and thread that serves it; whatever handle()
+    raises ends the service of this datagram and nothing else.
+    """
+
+    __slots__ = ("__dict__", "datagram")
+
+    def __init__(self, datagram: Datagram) -> None:
+        self.datagram = datagram
+
+    @property
+    def request(self) -> tuple[bytes, "socket.socket"]:
+        """The data and the socket, as ``socketserver`` gives them."""
+        return self.datagram.data, self.datagram.listener.socket
+
+    @property
+    def client_address(self) -> "Peer | None":
+        """The sender's address, as the socket module gives it."""
+        return self.datagram.peer
+
+    @property
+    def server(self) -> "ServerView":
+        """The server: its address, and ``stopping``, which tells that the end is near."""
+        return self.datagram.listener.server
+
+    def setup(self) -> None:
+        """Prepare, before handle()."""
+
+    def handle(self) -> None:
+        """Serve the datagram."""
+        raise NotImplementedError(f"{type(self).__qualname__} has no handle()")
+
+    def finish(self) -> None:
+        """Clean up after handle(), also when that raised."""
+
+
+def serve_with(handler: type[StreamHandler] | type[DatagramHandler]) -> Serve:
+    """Return a function that serves one request with a new instance of the handler.
 
     What a handler does not override is not called.
     """
-    if handler.setup is StreamHandler.setup and handler.finish is StreamHandler.finish:
+    base = StreamHandler if issubclass(handler, StreamHandler) else DatagramHandler
+    make: Callable[[Any], StreamHandler | DatagramHandler] = handler
+    if handler.setup is base.setup and handler.finish is base.finish:
 
-        def serve(connection: Connection) -> None:
-            handler(connection).handle()
+        def serve(request: Request) -> None:
+            make(request).handle()
 
         return serve
 
-    def serve_in_three_steps(connection: Connection) -> None:
-        instance = handler(connection)
+    def serve_in_three_steps(request: Request) -> None:
+        instance = make(request)
         instance.setup()
         try:
             instance.handle()
@@ -104,29 +146,30 @@ def serve_with(handler: type[StreamHandler]) -> Serve:
 def make_run_handler(
     serve: Serve, close: Serve, stop: "Stop", *, access_log: bool = False
 ) -> Serve:
-    """Return run_handler: serve a connection, survive whatever that raises, give it to close."""
+    """Return run_handler: serve a request, survive whatever that raises, give it to close."""
 
-    def run_handler(connection: Connection) -> None:
+    def run_handler(request: Request) -> None:
         try:
-            serve(connection)
-            if connection._buffers is not None and connection._buffers.output:
-                connection.flush_last()
+            serve(request)
+            if request._buffers is not None and request._buffers.output:
+                request.flush_last()
         except BaseException as error:
-            _report(error, connection, stop)
+            report(error, request, stop)
         finally:
-            close(connection)
+            close(request)
 
-    def run_handler_and_log(connection: Connection) -> None:
-        peer, begun = connection.peer, monotonic()
-        run_handler(connection)
+    def run_handler_and_log(request: Request) -> None:
+        peer, begun = request.peer, monotonic()
+        run_handler(request)
         log.access("%s served in %.1f ms", format_peer(peer), (monotonic() - begun) * 1000)
 
     return run_handler_and_log if access_log else run_handler
 
 
-def _report(error: BaseException, connection: Connection, stop: "Stop") -> None:
+def report(error: BaseException, request: Request, stop: "Stop") -> None:
+    """Say what a handler raised; never raises."""
     try:
-        _say(error, connection)
+        _say(error, request)
     except BaseException as worse:  # what the user raised may raise again when it is shown
         kind, other = type(error).__name__, type(worse).__name__
         log.error("a handler raised %s, and showing that raised %s", kind, other)
@@ -135,29 +178,20 @@ def _report(error: BaseException, connection: Connection, stop: "Stop") -> None:
         stop.retire()
 
 
-def _say(error: BaseException, connection: Connection) -> None:
-    peer = format_peer(connection.address)
-    if isinstance(error, IncompleteRead) or (isinstance(error, OSError) and _is_gone(connection)):
-        log.debug("connection from %s ended early: %s: %s", peer, type(error).__name__, error)
-    elif isinstance(error, TimeoutError) and connection.gettimeout() is not None:
-        log.debug("connection from %s timed out: %s", peer, error)
+def _say(error: BaseException, request: Request) -> None:
+    peer = format_peer(request.address)
+    what = "datagram" if isinstance(request, Datagram) else "connection"
+    if isinstance(error, IncompleteRead) or (isinstance(error, OSError) and request.is_lost(error)):
+        log.debug("%s from %s ended early: %s: %s", what, peer, type(error).__name__, error)
+    elif isinstance(error, TimeoutError) and request.has_timeout():
+        log.debug("%s from %s timed out: %s", what, peer, error)
     elif isinstance(error, SystemExit):
-        log.warning("handler of %s raised SystemExit(%r): connection closed", peer, error.code)
+        log.warning("handler of %s raised SystemExit(%r): %s closed", peer, error.code, what)
     else:
         log.error("handler of %s raised %s", peer, type(error).__name__, traceback=error)
 
 
-def _is_gone(connection: Connection) -> bool:
-    """Whether this connection is dead, so that an error is its own and not some other socket's."""
-    descriptor = connection.fileno()
-    if descriptor < 0:
-        return True
-    look = select.poll()
-    look.register(descriptor, 0)  # POLLHUP and POLLERR are always reported (poll(2))
-    return bool(look.poll(0))
-
-
-def format_peer(address: "Peer") -> str:
+def format_peer(address: "Peer | None") -> str:
     """Return a peer's address as log lines show it."""
     if isinstance(address, tuple):
         host, port = address[0].removeprefix("::ffff:"), address[1]

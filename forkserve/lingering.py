@@ -10,9 +10,15 @@ from _socket import socket as Descriptor
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from forkserve.connection import Connection, close_quietly
 from forkserve.wait import ONCE, Wait
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    from forkserve.datagram import Request
 
 LINGER_TIMEOUT = 2.0
 LINGER_BYTES = 256 * 1024
@@ -45,7 +51,7 @@ class Lingering:
         """Return how many take their time."""
         return len(self._watched)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: "Request") -> None:
         """Own a connection from here on, end our side of it, and close it in its time."""
         if _end_our_side(connection):
             self._fresh.append(connection)
@@ -93,7 +99,7 @@ class Lingering:
             self._on_change()
 
 
-def linger_here(connection: Connection) -> None:
+def linger_here(connection: "Request") -> None:
     """Do the same for one connection, in a process that has nothing else to do: blocks."""
     if _end_our_side(connection):
         with contextlib.suppress(OSError):  # reset, or still open after all that time
@@ -101,8 +107,11 @@ def linger_here(connection: Connection) -> None:
         close_quietly(connection)
 
 
-def _end_our_side(connection: Connection) -> bool:
-    """Shut the connection for writing, and say whether its peer has yet to end its side."""
+def _end_our_side(connection: "Request") -> "TypeGuard[Connection]":
+    """Shut the connection for writing, and say whether its peer has yet to end its side.
+
+    A datagram looks like one whose peer has.
+    """
     try:
         connection.shutdown(SHUT_WR)  # also ends it for the peer if another process holds it
     except OSError:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 from forkserve import signals
 from forkserve.address import DEFAULT_ADDRESS, parse_address
 from forkserve.admission import raise_descriptor_limit, share
-from forkserve.adopt import adopt
+from forkserve.adopt import adopt, choose, refuse_misfits
+from forkserve.binding import AnyListener, open_listeners
 from forkserve.errors import ForkserveError, SettingsError
-from forkserve.listener import Listener, open_listeners
+from forkserve.listener import Listener
 from forkserve.log import log, write_line
 from forkserve.service import Service
 from forkserve.settings import Mode, Settings, check_ranges, find_contradiction
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
 class Server:
     """A handler served on some addresses in one of the four modes.
 
-    ``handler`` is a StreamHandler subclass, a function of one connection, or a ``socketserver``
-    handler class. ``mode`` is a Mode or its name; prefork, or thread with ``in_process=True``.
-    ``workers`` and ``threads`` as the flags of the command; times in seconds. ``strategy``
-    replaces what the mode chooses, ``dispatcher`` what an iterative worker does with a connection.
+    ``handler`` is a StreamHandler or DatagramHandler subclass, a function of one connection or
+    datagram, a ``socketserver`` handler class, or a ``socketserver`` server object. Such an object
+    is forkserve's from here on: its socket is served, or moved to the addresses given, and closed
+    in the end. Without an address its own is served, and for other handlers tcp://127.0.0.1:9000.
+
+    ``mode`` is a Mode or its name; prefork, or thread with ``in_process=True``. ``workers`` and
+    ``threads`` as the flags of the command; times in seconds. ``strategy`` replaces what the mode
+    chooses, ``dispatcher`` what an iterative worker does with a connection.
 
     Nothing is opened before run(), start() or the ``with`` block. Raises SettingsError for
     settings that are wrong or contradict each other, TargetError if the handler is none.
@@ -56,7 +61,7 @@ class Server:
         dispatcher: "MakeDispatcher | None" = None,
     ) -> None:
         self._settings = Settings(
-            bind=addresses or (DEFAULT_ADDRESS,),
+            bind=addresses,
             mode=_read_mode(mode, in_process=in_process),
             workers=workers,
             threads=threads,
@@ -76,8 +81,11 @@ class Server:
                 f"{self._settings.mode} mode needs processes of its own: in this one only"
                 " iterative and thread can be"
             )
-        self._addresses = [parse_address(text) for text in self._settings.bind]
-        self._serve, self._connection_type = adopt(handler)
+        self._adopted = adopt(handler)
+        if not addresses and self._adopted.server is None:
+            addresses = (DEFAULT_ADDRESS,)
+        self._addresses = [parse_address(text) for text in addresses]
+        refuse_misfits(self._adopted, self._addresses)
         self._in_process = in_process
         self._make_dispatcher = dispatcher
         self._strategy = strategy or make_strategy(
@@ -110,7 +118,7 @@ class Server:
         settings = self._settings
         bounds = Bounds(settings.count_workers(), settings.drain_timeout, settings.boot_timeout)
         mask = signals.block()  # until the leader takes them: nothing is left behind by a TERM
-        listeners: list[Listener] = []
+        listeners: list[AnyListener] = []
         try:
             listeners = self._listen()
             service = self._make_service(listeners, bounds.workers, stop_process(os.getpid()))
@@ -184,14 +192,23 @@ class Server:
         if self._session is not None:
             self._session.ask()
 
-    def _listen(self) -> list[Listener]:
-        listeners = open_listeners(self._addresses)
+    def _listen(self) -> list[AnyListener]:
+        if self._adopted.server is not None:
+            listeners = self._adopted.server.listen(self._addresses)
+        else:
+            listeners = open_listeners(self._addresses)
+            try:
+                refuse_misfits(self._adopted, listeners)
+            except SettingsError:
+                for listener in listeners:
+                    listener.close()
+                raise
         self.addresses = [str(listener) for listener in listeners]
         _warn_of_short_queue(listeners)
         return listeners
 
     def _make_service(
-        self, listeners: Sequence[Listener], workers: int, shutdown: Callable[[], None]
+        self, listeners: Sequence[AnyListener], workers: int, shutdown: Callable[[], None]
     ) -> Service:
         settings = self._settings
         limit = share(settings.max_connections, workers)
@@ -203,12 +220,27 @@ class Server:
                 allowed,
             )
         stop = Stop()
+        adopted = self._adopted
         for listener in listeners:
-            listener.connection_type = self._connection_type
-            listener.server = View(listener, stop, shutdown)
+            if isinstance(listener, Listener):
+                listener.connection_type = adopted.connection_type
+            listener.server = view = View(
+                listener,
+                stop,
+                shutdown,
+                handler=adopted.handler_class,
+                multithread=settings.serves_in_threads(),
+                multiprocess=workers > 1 or settings.mode is Mode.PROCESS,
+            )
+            if adopted.server is not None:
+                adopted.server.attach(listener, view)
         return Service(
             listeners,
-            self._serve,
+            choose(
+                adopted,
+                connections=not all(listener.is_datagram for listener in listeners),
+                datagrams=any(listener.is_datagram for listener in listeners),
+            ),
             stop,
             limit=limit,
             is_shared=workers > 1 or settings.mode is Mode.PROCESS,
@@ -247,17 +279,18 @@ def _warn_of_threads() -> None:
         )
 
 
-def _warn_of_short_queue(listeners: Sequence[Listener]) -> None:
+def _warn_of_short_queue(listeners: Sequence[AnyListener]) -> None:
     try:
         with open("/proc/sys/net/core/somaxconn") as file:
             most = int(file.read())
     except (OSError, ValueError):
         return
     for listener in listeners:
-        if listener.address.backlog > most:
+        backlog = getattr(listener.address, "backlog", 0)
+        if backlog > most:
             log.warning(
                 "%s: a backlog of %d is more than the system's %d (net.core.somaxconn)",
                 listener,
-                listener.address.backlog,
+                backlog,
                 most,
             )

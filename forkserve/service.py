@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from forkserve.acceptor import Dispatcher
-from forkserve.connection import Connection
+from forkserve.binding import AnyListener
+from forkserve.datagram import Request
 from forkserve.door import Attendance, Door
 from forkserve.handler import Serve, make_run_handler
-from forkserve.listener import Listener
 from forkserve.stop import Stop
 from forkserve.wait import Wait
 from forkserve.wakeup import Wakeup
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class Inline:
-    """Serves each connection right here, one at a time: the simplest dispatcher."""
+    """Serves each request right here, one at a time: the simplest dispatcher."""
 
     __slots__ = ("_run_handler", "current")
 
     def __init__(self, run_handler: Serve) -> None:
         self._run_handler = run_handler
-        self.current: Connection | None = None
+        self.current: Request | None = None
 
-    def dispatch(self, connection: Connection) -> None:
-        """Serve the connection; returns when that is done."""
-        self.current = connection
-        self._run_handler(connection)
+    def dispatch(self, request: Request) -> None:
+        """Serve the request; returns when that is done."""
+        self.current = request
+        self._run_handler(request)
         self.current = None
 
 
@@ -40,7 +40,7 @@ class Service:
 
     def __init__(
         self,
-        listeners: Sequence[Listener],
+        listeners: Sequence[AnyListener],
         serve: Serve,
         stop: Stop,
         *,

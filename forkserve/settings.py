@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from forkserve.address import DEFAULT_ADDRESS, parse_address
+from forkserve.address import parse_address
 from forkserve.errors import SettingsError
 from forkserve.log import LEVELS
 
@@ -22,7 +22,7 @@ class Mode(enum.StrEnum):
 class Settings(NamedTuple):
     """One server's settings, each within its range; times are in seconds."""
 
-    bind: tuple[str, ...] = (DEFAULT_ADDRESS,)
+    bind: tuple[str, ...] = ()  # none: DEFAULT_ADDRESS, or where an adopted server is at home
     mode: Mode = Mode.PREFORK
     workers: int | None = None
     threads: int | None = None
@@ -40,6 +40,10 @@ class Settings(NamedTuple):
         if self.workers is not None:
             return self.workers
         return count_cpus() if self.mode is Mode.PREFORK else 1
+
+    def serves_in_threads(self) -> bool:
+        """Return whether a process serves several connections at the same time."""
+        return self.mode is Mode.THREAD or (self.mode is Mode.PREFORK and (self.threads or 1) > 1)
 
 
 class Option(NamedTuple):
@@ -120,7 +124,8 @@ OPTIONS = (
         _addresses,
         "ADDRESS",
         "listen here; may be given several times. tcp://HOST:PORT, HOST:PORT, :PORT (IPv4 and"
-        " IPv6), unix:///PATH; ?backlog=N and, for unix, ?mode=660",
+        " IPv6), unix:///PATH, udp://HOST:PORT, unixgram:///PATH, fd://N; ?backlog=N, for datagrams"
+        " ?max_size=BYTES&receive_buffer=BYTES, for paths ?mode=660",
         "-b",
     ),
     Option(

@@ -4,23 +4,38 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from forkserve.listener import Listener
+from forkserve.datagram import DatagramListener
 from forkserve.stop import Stop
 
 if TYPE_CHECKING:
+    from forkserve.binding import AnyListener
     from forkserve.connection import Peer
 
 
 class View:
     """The server as a handler knows it, with the attributes of a ``socketserver`` server."""
 
-    def __init__(self, listener: Listener, stop: Stop, shutdown: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        listener: "AnyListener",
+        stop: Stop,
+        shutdown: Callable[[], None],
+        *,
+        handler: Any = None,
+        multithread: bool = False,
+        multiprocess: bool = False,
+    ) -> None:
         self._listener = listener
         self._stop = stop
         self._shutdown = shutdown
-        self.server_address: Peer = listener.path or listener.socket.getsockname()
+        self.server_address: Peer = listener.name
+        self.RequestHandlerClass = handler
+        # Whether other handlers run at the same time in this process, and in others; PEP 3333
+        # wants to know.
+        self.multithread = multithread
+        self.multiprocess = multiprocess
 
     @property
     def stopping(self) -> bool:
@@ -31,6 +46,21 @@ class View:
     def socket(self) -> socket.socket:
         """The listening socket; forkserve owns it."""
         return self._listener.socket
+
+    @property
+    def address_family(self) -> int:
+        """The family of the listening socket."""
+        return self._listener.socket.family
+
+    @property
+    def socket_type(self) -> int:
+        """Whether it is for connections or for datagrams: SOCK_STREAM or SOCK_DGRAM."""
+        return self._listener.socket.type
+
+    def count_drops(self) -> int:
+        """Return how many datagrams found the queue full and are lost; 0 for connections."""
+        listener = self._listener
+        return listener.count_drops() if isinstance(listener, DatagramListener) else 0
 
     @property
     def server_name(self) -> str:

@@ -10,8 +10,9 @@ from types import FrameType
 from typing import NamedTuple
 
 from forkserve import signals
+from forkserve.binding import AnyListener
+from forkserve.endpoint import ListenerDied
 from forkserve.errors import BootError
-from forkserve.listener import Listener, ListenerDied
 from forkserve.log import log
 from forkserve.process.fork import flush, fork
 from forkserve.process.phase import Phase
@@ -57,7 +58,7 @@ class Leader:
 
     def __init__(
         self,
-        listeners: Sequence[Listener],
+        listeners: Sequence[AnyListener],
         service: Service,
         strategy: Strategy,
         bounds: Bounds,

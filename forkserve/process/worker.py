@@ -5,7 +5,7 @@ import signal
 from types import FrameType
 
 from forkserve import signals
-from forkserve.listener import ListenerDied
+from forkserve.endpoint import ListenerDied
 from forkserve.log import log
 from forkserve.service import Service
 from forkserve.strategies import Strategy

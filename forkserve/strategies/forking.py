@@ -8,7 +8,8 @@ from time import monotonic
 
 from forkserve import signals
 from forkserve.acceptor import accept_loop
-from forkserve.connection import Connection, close_quietly
+from forkserve.connection import close_quietly
+from forkserve.datagram import Request
 from forkserve.lingering import linger_here
 from forkserve.log import log
 from forkserve.process.fork import fork
@@ -75,33 +76,33 @@ class Children:
         os.close(self._lifeline_end)
         self._slots.close()
 
-    def dispatch(self, connection: Connection) -> None:
-        """Give the connection to a new child; without room for one, end it and pause."""
+    def dispatch(self, request: Request) -> None:
+        """Give the request to a new child; without room for one, end it and pause."""
         if self._service.child_died:
             self._collect()
         try:
-            self._fork(connection)
+            self._fork(request)
         except OSError as error:
             log.warning("cannot fork for a connection: %s; closed it", error)
-            self._door.linger(connection)
+            self._door.linger(request)
             self._door.pause(error)
         else:
-            close_quietly(connection)  # the child has its own
+            close_quietly(request)  # the child has its own
             self._count()
 
     # -- in the parent
 
-    def _fork(self, connection: Connection | None) -> None:
+    def _fork(self, request: Request | None) -> None:
         slot = self._free[-1]
         if self._are_pooled:
-            self._slots[slot] = AT_DOOR if connection is None else BUSY
+            self._slots[slot] = AT_DOOR if request is None else BUSY
             try:
-                pid = fork(lambda: self._live_in_pool(slot, connection), self._own_wakeup)
+                pid = fork(lambda: self._live_in_pool(slot, request), self._own_wakeup)
             except OSError:
                 self._slots[slot] = BUSY  # nobody is there
                 raise
         else:
-            pid = fork(lambda: self._serve_one(connection), self._own_nothing)
+            pid = fork(lambda: self._serve_one(request), self._own_nothing)
         self._pids[pid] = slot
         self._free.pop()
 
@@ -161,7 +162,8 @@ class Children:
         for descriptor in self._not_for_children:
             os.close(descriptor)
         for listener in self._service.listeners:
-            Descriptor.close(listener.socket)
+            if not listener.is_datagram:  # those are needed to answer
+                Descriptor.close(listener.socket)
 
     def _own_wakeup(self) -> None:
         """Take a wait and a wakeup of our own; the parent's wakeup stays, to ring it."""
@@ -177,28 +179,28 @@ class Children:
         signal.set_wakeup_fd(service.wakeup.writer, warn_on_full_buffer=False)
         self._parent = parent
 
-    def _serve_one(self, connection: Connection | None) -> int:
-        assert connection is not None
-        self._lane.dispatch(connection)
+    def _serve_one(self, request: Request | None) -> int:
+        assert request is not None
+        self._lane.dispatch(request)
         return 0
 
-    def _live_in_pool(self, slot: int, connection: Connection | None) -> int:
+    def _live_in_pool(self, slot: int, request: Request | None) -> int:
         service = self._service
         presence = Presence(self._slots, slot, self._parent, self._spare)
         door = service.make_door(attendance=presence)
         lane = service.make_lane(door.linger)
         left = self._connections_per_child
 
-        def dispatch(connection: Connection) -> None:
+        def dispatch(request: Request) -> None:
             nonlocal left
-            lane.dispatch(connection)
+            lane.dispatch(request)
             left -= 1
             if left == 0:
                 service.stop.retire()
                 door.hold(True)  # not one more, even if the burst has not ended
 
-        if connection is not None:
-            dispatch(connection)
+        if request is not None:
+            dispatch(request)
         accept_loop(door, dispatch)
         door.close()
         while door.has_lingering() and not service.stop.is_hurried:

@@ -5,10 +5,18 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from forkserve.address import parse_address
+from forkserve.binding import open_listeners
 from forkserve.connection import Connection
 from forkserve.listener import Listener
 
 Result = Connection | None | BaseException | Callable[[], None]
+
+
+def open_streams(*texts: object) -> list[Listener]:
+    """Open listeners of connections."""
+    opened = open_listeners([parse_address(str(text)) for text in texts])
+    return [one for one in opened if isinstance(one, Listener)]
 
 
 class FakeServer:

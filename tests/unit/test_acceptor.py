@@ -10,14 +10,15 @@ import pytest
 
 from forkserve import door as door_module
 from forkserve.acceptor import accept_loop
-from forkserve.address import parse_address
 from forkserve.connection import Connection
+from forkserve.datagram import Request
 from forkserve.door import Door
-from forkserve.listener import Listener, ListenerDied, open_listeners
+from forkserve.endpoint import ListenerDied
+from forkserve.listener import Listener
 from forkserve.stop import Stop
 from forkserve.wait import Wait
 from tests.unit.conftest import Pair
-from tests.unit.fakes import FakeListener, Result
+from tests.unit.fakes import FakeListener, Result, open_streams
 
 SHORTAGES = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
 TRANSIENT = [
@@ -55,8 +56,9 @@ class Loop:
         if not any(listener.script for listener in self.listeners):
             self.stop.retire()
 
-    def dispatch(self, connection: Connection) -> None:
+    def dispatch(self, connection: Request) -> None:
         """Remember who came."""
+        assert isinstance(connection, Connection)
         self.taken.append(connection)
 
     def run(self) -> list[Connection]:
@@ -124,7 +126,8 @@ def test_a_full_door_takes_no_more(make_loop: MakeLoop, connections: list[Connec
     loop = make_loop([*connections])
     seen_at_door = []
 
-    def dispatch(connection: Connection) -> None:
+    def dispatch(connection: Request) -> None:
+        assert isinstance(connection, Connection)
         loop.taken.append(connection)
         loop.door.is_full = len(loop.taken) == 2
         if loop.door.is_full:
@@ -211,7 +214,7 @@ def test_a_dispatcher_that_raises_ends_the_loop(
 @pytest.fixture
 def listener() -> Iterator[Listener]:
     """Return a listener on loopback."""
-    (listener,) = open_listeners([parse_address("127.0.0.1:0")])
+    (listener,) = open_streams("127.0.0.1:0")
     yield listener
     listener.close()
 

@@ -7,8 +7,11 @@ from forkserve.address import (
     DEFAULT_BACKLOG,
     LONGEST_PATH,
     Address,
+    InheritedAddress,
     TCPAddress,
+    UDPAddress,
     UnixAddress,
+    UnixgramAddress,
     parse_address,
 )
 from forkserve.errors import SettingsError
@@ -32,6 +35,12 @@ GOOD: list[tuple[str, Address]] = [
     ("unix:///run/x?mode=666", UnixAddress("", "/run/x", mode=0o666)),
     ("unix:///run/x?mode=0", UnixAddress("", "/run/x", mode=0)),
     ("unix:///run/x?mode=0777&backlog=5", UnixAddress("", "/run/x", 5, 0o777)),
+    ("udp://:514", UDPAddress("", None, 514)),
+    ("udp://[::1]:53?max_size=512", UDPAddress("", "::1", 53, 512)),
+    ("udp://:53?receive_buffer=1000000", UDPAddress("", None, 53, receive_buffer=1000000)),
+    ("unixgram:///run/x", UnixgramAddress("", "/run/x")),
+    ("unixgram:///run/x?mode=622&max_size=9", UnixgramAddress("", "/run/x", 0o622, 9)),
+    ("fd://3", InheritedAddress("", 3)),
     ("unix:///" + "x" * (LONGEST_PATH - 1), UnixAddress("", "/" + "x" * (LONGEST_PATH - 1))),
 ]
 
@@ -66,10 +75,19 @@ WRONG = [
     ("unix:///x?mode=0o600", "mode is '0o600', not an octal number"),
     ("unix:///x?mode=1777", "mode is 1777, and 777 at most"),
     ("unix:///x?owner=me", "unknown option 'owner'"),
-    ("udp://localhost:53", "udp addresses are not supported yet"),
-    ("unixgram:///run/x.sock", "unixgram addresses are not supported yet"),
+    ("udp://localhost", "expected HOST:PORT"),
+    ("udp://:53?backlog=1", "unknown option 'backlog'"),
+    ("udp://:53?max_size=0", "max_size is '0', not a number from 1 up"),
+    ("udp://:53?receive_buffer=much", "receive_buffer is 'much', not a number from 1 up"),
+    ("udp:53", "expected udp://HOST:PORT"),
+    ("unixgram://", "expected a path"),
+    ("unixgram:/run/x", "expected unixgram:///PATH"),
+    ("unixgram:///x?mode=1777", "mode is 1777, and 777 at most"),
+    ("fd://", "expected the number of a descriptor"),
+    ("fd://stdin", "expected the number of a descriptor"),
+    ("fd://3?backlog=1", "unknown option 'backlog'"),
+    ("fd:3", "expected fd://NUMBER"),
     ("tls://localhost:443", "tls addresses are not supported yet"),
-    ("fd://3", "fd addresses are not supported yet"),
     ("systemd:", "systemd addresses are not supported yet"),
     ("systemd:web", "systemd addresses are not supported yet"),
 ]
@@ -97,6 +115,9 @@ def test_what_is_wrong_with_an_address(text: str, problem: str) -> None:
         ("[::1]:80?backlog=3", "tcp://[::1]:80"),
         (":80", "tcp://[::]:80"),
         ("unix:///run/x?mode=600", "unix:///run/x"),
+        ("udp://:53?max_size=512", "udp://[::]:53"),
+        ("unixgram:///run/x", "unixgram:///run/x"),
+        ("fd://03", "fd://3"),
     ],
 )
 def test_an_address_is_shown_in_its_full_form(text: str, shown: str) -> None:

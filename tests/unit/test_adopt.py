@@ -2,17 +2,19 @@
 
 import functools
 import http.server
+import re
 import socketserver
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from forkserve.adopt import adopt
+from forkserve.address import Address, parse_address
+from forkserve.adopt import adopt, refuse_misfits
 from forkserve.compat import StockConnection
 from forkserve.connection import Connection
 from forkserve.errors import SettingsError, TargetError
-from forkserve.handler import StreamHandler
+from forkserve.handler import DatagramHandler, StreamHandler
 
 
 class Own(StreamHandler):
@@ -24,6 +26,13 @@ class Own(StreamHandler):
 
 class Unfinished(StreamHandler):
     pass
+
+
+class OwnDatagram(DatagramHandler):
+    """A handler of datagrams as forkserve likes it."""
+
+    def handle(self) -> None:
+        pass
 
 
 class Callable1:
@@ -74,7 +83,7 @@ async def async_generator(connection: Connection) -> AsyncIterator[None]:
 
 def test_an_own_handler_gets_our_connection() -> None:
     """A StreamHandler is given a Connection."""
-    assert adopt(Own)[1] is Connection
+    assert adopt(Own).connection_type is Connection
 
 
 @pytest.mark.parametrize(
@@ -87,7 +96,7 @@ def test_an_own_handler_gets_our_connection() -> None:
 )
 def test_a_stock_handler_gets_a_socket(handler: type) -> None:
     """A socketserver handler is given a true socket."""
-    assert adopt(handler)[1] is StockConnection
+    assert adopt(handler).connection_type is StockConnection
 
 
 @pytest.mark.parametrize(
@@ -103,10 +112,12 @@ def test_a_stock_handler_gets_a_socket(handler: type) -> None:
 )
 def test_a_function_of_the_connection_is_called_as_it_is(function: Any) -> None:
     """Whatever can be called with one argument is a handler."""
-    assert adopt(function) == (function, Connection)
+    adopted = adopt(function)
+    assert adopted.serve_connection is function
+    assert adopted.serve_datagram is function
 
 
-@pytest.mark.parametrize("function", [none, two, keyword_only, keyword_needed])
+@pytest.mark.parametrize("function", [two, keyword_only, keyword_needed])
 def test_a_function_that_does_not_take_one_argument(function: Any) -> None:
     """Any other function is named and refused."""
     with pytest.raises(TargetError, match=rf"^{function.__name__} is no handler: .*one argument"):
@@ -140,10 +151,36 @@ def test_another_class_is_no_handler(kind: type) -> None:
         adopt(kind)
 
 
-def test_a_datagram_handler_on_streams() -> None:
-    """A handler of datagrams is one, but not for a stream address: that is a wrong setting."""
-    with pytest.raises(SettingsError, match="DatagramRequestHandler handles datagrams"):
-        adopt(socketserver.DatagramRequestHandler)
+STREAMS, DATAGRAMS = parse_address("tcp://:0"), parse_address("udp://:0")
+
+
+@pytest.mark.parametrize(
+    ("handler", "misfit"),
+    [
+        (Own, DATAGRAMS),
+        (socketserver.StreamRequestHandler, DATAGRAMS),
+        (OwnDatagram, STREAMS),
+        (socketserver.DatagramRequestHandler, STREAMS),
+    ],
+)
+def test_a_handler_on_an_address_of_the_other_kind(handler: type, misfit: Address) -> None:
+    """It is a handler, but not for this address: that is a wrong setting, and named."""
+    with pytest.raises(
+        SettingsError, match=rf"^{handler.__name__} is for .* and {re.escape(str(misfit))}"
+    ):
+        refuse_misfits(adopt(handler), [misfit])
+
+
+@pytest.mark.parametrize("handler", [one, socketserver.BaseRequestHandler])
+def test_a_handler_of_both_kinds(handler: Any) -> None:
+    """A function, and a stock handler that is neither for streams nor datagrams, serves both."""
+    refuse_misfits(adopt(handler), [STREAMS, DATAGRAMS])
+
+
+def test_a_function_without_arguments_that_makes_no_server() -> None:
+    """It is called, and what it returns is named."""
+    with pytest.raises(TargetError, match=r"^none is no handler: .*type NoneType"):
+        adopt(none)
 
 
 def test_a_handler_without_handle_is_refused() -> None:

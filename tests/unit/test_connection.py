@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-from forkserve.address import parse_address
 from forkserve.connection import RECEIVE_SIZE, WRITE_SIZE, Connection, close_quietly, plain_ipv4
 from forkserve.errors import IncompleteRead, MessageTooLong
-from forkserve.listener import Listener, open_listeners
+from forkserve.listener import Listener
 from forkserve.streams import Reader, Writer
 from tests.unit.conftest import Pair
-from tests.unit.fakes import FakeServer, is_closed
+from tests.unit.fakes import FakeServer, is_closed, open_streams
 
 
 def is_silent(client: socket.socket) -> bool:
@@ -36,7 +35,7 @@ def read_all(client: socket.socket) -> bytes:
 @pytest.fixture
 def listener() -> Iterator[Listener]:
     """Return a listener on loopback."""
-    (listener,) = open_listeners([parse_address("127.0.0.1:0")])
+    (listener,) = open_streams("127.0.0.1:0")
     listener.server = FakeServer()
     with closing(listener):
         yield listener

@@ -11,16 +11,15 @@ import pytest
 
 from forkserve import door as door_module
 from forkserve import lingering as lingering_module
-from forkserve.address import parse_address
 from forkserve.connection import Connection
 from forkserve.door import Door
 from forkserve.lingering import FRESH, LINGER_BYTES
-from forkserve.listener import Listener, open_listeners
+from forkserve.listener import Listener
 from forkserve.stop import Stop
 from forkserve.wait import Wait
 from forkserve.wakeup import Wakeup
 from tests.unit.conftest import Pair
-from tests.unit.fakes import FakeClock, FakeListener
+from tests.unit.fakes import FakeClock, FakeListener, open_streams
 
 MakeDoor = Callable[..., Door]
 
@@ -295,7 +294,7 @@ def test_a_peer_that_has_closed_by_now_is_not_watched(make_door: MakeDoor, pair:
 
 def test_a_peer_that_reset_the_connection_is_not_waited_for(make_door: MakeDoor) -> None:
     """What cannot be shut down any more is closed at once."""
-    (listener,) = open_listeners([parse_address("127.0.0.1:0")])
+    (listener,) = open_streams("127.0.0.1:0")
     client = socket.create_connection(listener.socket.getsockname(), 5)
     connection = listener.accept()
     assert connection is not None

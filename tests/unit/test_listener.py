@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from forkserve.address import parse_address
 from forkserve.connection import Connection
 from forkserve.errors import ListenError
-from forkserve.listener import Listener, open_listeners
+from forkserve.listener import Listener
 from forkserve.process.fork import fork
 from tests.support.requirements import requires_ipv6, requires_root
+from tests.unit.fakes import open_streams
 
 Open = Callable[..., list[Listener]]
 
@@ -26,7 +26,7 @@ def listen() -> Iterator[Open]:
     opened: list[Listener] = []
 
     def listen(*texts: object) -> list[Listener]:
-        listeners = open_listeners([parse_address(str(text)) for text in texts])
+        listeners = open_streams(*texts)
         opened.extend(listeners)
         return listeners
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from forkserve import settings
-from forkserve.address import DEFAULT_ADDRESS
 from forkserve.errors import SettingsError
 from forkserve.settings import (
     OPTIONS,
@@ -99,7 +98,7 @@ def test_a_flag_is_the_name_of_the_setting() -> None:
 def test_the_defaults() -> None:
     """Without a word forkserve is pre-forked, local and bounded."""
     default = Settings()
-    assert (default.bind, default.mode, default.workers) == ((DEFAULT_ADDRESS,), "prefork", None)
+    assert (default.bind, default.mode, default.workers) == ((), "prefork", None)
     assert (default.max_connections, default.drain_timeout, default.boot_timeout) == (1024, 25, 60)
 
 

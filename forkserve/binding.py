@@ -1,0 +1,143 @@
+"""Bind the addresses that a user names."""
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Sequence
+
+from forkserve.address import (
+    Address,
+    InetAddress,
+    InheritedAddress,
+    TCPAddress,
+    UDPAddress,
+    UnixAddress,
+    UnixgramAddress,
+)
+from forkserve.datagram import DatagramListener
+from forkserve.errors import ListenError
+from forkserve.listener import Listener
+from forkserve.unix_path import open_at_path
+
+AnyListener = Listener | DatagramListener
+
+# Inherited by every connection, so they cost nothing on its way: an answer is not held back, a
+# peer that vanished is noticed after about two minutes (tcp(7)).
+_TCP_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 120_000),
+)
+_SO_RCVBUFFORCE = 33  # as SO_RCVBUF, but past net.core.rmem_max (socket(7))
+
+
+def open_listeners(addresses: Sequence[Address]) -> list[AnyListener]:
+    """Bind every address, or none: raises ListenError that names the one that failed."""
+    with contextlib.ExitStack() as opened:
+        listeners = []
+        for address in addresses:
+            try:
+                for listener in _open(address):
+                    opened.callback(listener.close)
+                    listeners.append(listener)
+            except (OSError, UnicodeError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise ListenError(f"cannot listen on {address.text}: {reason}") from error
+        opened.pop_all()
+    return listeners
+
+
+def _open(address: Address) -> list[AnyListener]:
+    if isinstance(address, InheritedAddress):
+        return [_inherit(address)]
+    if isinstance(address, UnixAddress):
+        return [Listener(address, open_at_path(address))]
+    if isinstance(address, UnixgramAddress):
+        return [DatagramListener(address, open_at_path(address))]
+    if address.host is None:
+        return [_make(address, _bind_dual_stack(address))]
+    return _open_all(address, address.host)
+
+
+def _make(address: InetAddress, bound: socket.socket) -> AnyListener:
+    return (
+        DatagramListener(address, bound)
+        if isinstance(address, UDPAddress)
+        else Listener(address, bound)
+    )
+
+
+def _open_all(address: InetAddress, host: str) -> list[AnyListener]:
+    """Bind all that the name resolves to; port 0 is one for all."""
+    kind = socket.SOCK_DGRAM if address.is_datagram else socket.SOCK_STREAM
+    found = socket.getaddrinfo(host, address.port, type=kind, flags=socket.AI_PASSIVE)
+    port = address.port
+    listeners: list[AnyListener] = []
+    with contextlib.ExitStack() as opened:
+        for family, _, _, _, place in dict.fromkeys(found):
+            bound = socket.socket(family, kind)
+            opened.callback(bound.close)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            _bind(bound, address, (place[0], port, *place[2:]))
+            port = bound.getsockname()[1]
+            listeners.append(_make(address, bound))
+        opened.pop_all()
+    return listeners
+
+
+def _bind_dual_stack(address: InetAddress) -> socket.socket:
+    kind = socket.SOCK_DGRAM if address.is_datagram else socket.SOCK_STREAM
+    if not socket.has_dualstack_ipv6():
+        bound = socket.socket(socket.AF_INET, kind)
+        place: tuple[str, int] = ("0.0.0.0", address.port)
+    else:
+        bound = socket.socket(socket.AF_INET6, kind)
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        place = ("::", address.port)
+    with contextlib.ExitStack() as opened:
+        opened.callback(bound.close)
+        _bind(bound, address, place)
+        opened.pop_all()
+    return bound
+
+
+def _bind(bound: socket.socket, address: InetAddress, place: tuple[object, ...]) -> None:
+    if isinstance(address, TCPAddress):
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(place)
+        listen(bound, address.backlog)
+    else:  # no SO_REUSEADDR: with it a second server could take a UDP port from the first
+        bound.bind(place)
+
+
+def listen(bound: socket.socket, backlog: int) -> None:
+    """Let clients in, and give their connections sound options."""
+    if bound.family != socket.AF_UNIX:
+        for level, option, value in _TCP_OPTIONS:
+            bound.setsockopt(level, option, value)
+    bound.listen(backlog)
+
+
+def _inherit(address: InheritedAddress) -> AnyListener:
+    os.set_inheritable(address.descriptor, False)  # not for the programs that a handler starts
+    bound = socket.socket(fileno=address.descriptor)
+    with contextlib.ExitStack() as failed:
+        failed.callback(bound.detach)  # not ours to close: the message is about it
+        listener = _look_at(address, bound)
+        failed.pop_all()
+    return listener
+
+
+def _look_at(address: InheritedAddress, bound: socket.socket) -> AnyListener:
+    if bound.type == socket.SOCK_DGRAM:
+        return DatagramListener(address, bound, is_owned=False)
+    if bound.type != socket.SOCK_STREAM:
+        raise OSError(errno.ESOCKTNOSUPPORT, "neither a stream nor a datagram socket")
+    if not bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise OSError(errno.EINVAL, "the socket does not listen")
+    return Listener(address, bound, is_owned=False)

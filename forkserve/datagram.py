@@ -1,0 +1,265 @@
+"""A datagram, and the socket it comes from."""
+
+import array
+import errno
+import socket
+import struct
+from _socket import MSG_DONTWAIT, MSG_TRUNC
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from forkserve.address import DEFAULT_SIZE, Address
+from forkserve.connection import Connection, plain_ipv4
+from forkserve.endpoint import Endpoint, ListenerDied
+from forkserve.log import log
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from forkserve.connection import Peer
+
+    Ancillary = list[tuple[int, int, bytes]]
+
+# recvmsg(2), udp(7), unix(7): news of an answer that did not arrive, not of the next datagram.
+_AN_ANSWER_FAILED = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.EMSGSIZE,
+        errno.EPERM,
+        errno.EPROTO,
+    }
+)
+_TRIES = 16
+_SEND_TIMEOUT = struct.pack("ll", 1, 0)  # a peer that does not read must not hold us up
+_LOOK_EVERY = 256  # datagrams
+_QUIET = 5.0  # seconds between two lines about the same queue
+
+_IP_PKTINFO = 8
+_IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
+_SO_ATTACH_FILTER = 26
+_SO_MEMINFO, _MEMINFO = 55, struct.Struct("9I")  # sock_diag(7): the last one is SK_MEMINFO_DROPS
+_DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
+
+
+class Datagram:
+    """One datagram: ``data``, and who sent it. A datagram without a byte is one all the same.
+
+    ``truncated`` says that it was longer than the socket's ``max_size``, and the rest is lost.
+    To dispatchers it looks like a connection that has ended: there is nothing to close.
+    """
+
+    __slots__ = ("_failure", "_source", "address", "data", "listener", "truncated")
+
+    at_end = True
+    is_idle = False
+    _buffers = None
+
+    def __init__(
+        self,
+        listener: "DatagramListener",
+        data: bytes,
+        address: "Peer | None",
+        truncated: bool,
+        source: "Ancillary",
+    ) -> None:
+        self.listener = listener
+        self.data = data
+        self.address = address
+        self.truncated = truncated
+        self._source = source
+        self._failure: OSError | None = None
+
+    @property
+    def peer(self) -> "Peer | None":
+        """The sender's address as the socket module gives it, None if a Unix socket has none."""
+        return plain_ipv4(self.address) if self.address else None
+
+    @property
+    def local(self) -> "Peer":
+        """The address that the socket is bound to: (host, port), or the configured path."""
+        return plain_ipv4(self.listener.name)
+
+    def reply(self, data: "Buffer") -> None:
+        """Send one datagram to the sender, from the address it has asked.
+
+        May block for a second where a Unix peer does not read. Raises OSError if it cannot be
+        sent; a handler need not catch that: it ends with this datagram.
+        """
+        try:
+            if self.address is None:
+                raise OSError(errno.EDESTADDRREQ, "the sender's socket has no address")
+            if self._source:
+                self.listener.socket.sendmsg([data], self._source, 0, self.address)
+            else:
+                self.listener.socket.sendto(data, self.address)
+        except OSError as error:
+            self._failure = error
+            raise
+
+    def is_lost(self, error: OSError) -> bool:
+        """Whether this is what reply() has met on its way to the peer."""
+        return error is self._failure and error.errno != errno.EMSGSIZE
+
+    def has_timeout(self) -> bool:
+        """Say no: a timeout that a handler meets is none of the datagram's."""
+        return False
+
+    # -- what can be done to a connection
+
+    def interrupt(self) -> None:
+        """Do nothing: no handler waits for more of a datagram."""
+
+    def end_if_idle(self) -> None:
+        """Do nothing: a datagram is never idle."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Do nothing: there is no peer that waits for our end."""
+
+    def close(self) -> None:
+        """Do nothing: the socket is everybody's."""
+
+
+Request = Connection | Datagram  # what is dispatched, as ``socketserver`` calls it
+
+
+class DatagramListener(Endpoint):
+    """A bound datagram socket: what it hands on are datagrams.
+
+    It blocks where a handler sends, and does not where we receive.
+    """
+
+    is_datagram = True
+
+    def __init__(self, address: Address, bound: socket.socket, *, is_owned: bool = True) -> None:
+        super().__init__(address, bound, is_owned=is_owned)
+        bound.setblocking(True)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEOUT)
+        self.max_size: int = getattr(address, "max_size", DEFAULT_SIZE)
+        self._ancillary_room = _ask_for_source(bound)
+        self._receive = bound.recvmsg
+        self._taken = 0
+        self._drops_before = self._drops_said = _read_drops(bound)
+        self._looked_at = -_QUIET
+
+    def accept(self) -> Datagram | None:
+        """Return the next datagram, or None if the queue is empty.
+
+        Raises ListenerDied, or OSError where the machine is at a limit.
+        """
+        try:
+            data, ancillary, flags, peer = self._receive(
+                self.max_size, self._ancillary_room, MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            received = self._receive_after(error)
+            if received is None:
+                return None
+            data, ancillary, flags, peer = received
+        self._taken += 1
+        if not self._taken % _LOOK_EVERY:
+            self._look_for_drops()
+        source = _answer_from(ancillary) if ancillary else ancillary
+        return Datagram(self, data, peer, flags & MSG_TRUNC != 0, source)
+
+    def _receive_after(self, error: OSError) -> "tuple[bytes, Ancillary, int, Peer | None] | None":
+        for _ in range(_TRIES):
+            if error.errno in (errno.EBADF, errno.ENOTSOCK):
+                raise ListenerDied(f"{self} was closed by somebody else: {error.strerror}")
+            if error.errno not in _AN_ANSWER_FAILED:
+                raise error
+            try:
+                return self._receive(self.max_size, self._ancillary_room, MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            except OSError as again:
+                error = again
+        raise error
+
+    # -- what the queue had no room for
+
+    def count_drops(self) -> int:
+        """Return how many datagrams the kernel has thrown away because the queue was full."""
+        return _read_drops(self.socket) - self._drops_before
+
+    def _look_for_drops(self) -> None:
+        now = monotonic()
+        if now >= self._looked_at + _QUIET:
+            self._looked_at = now
+            self._say_drops()
+
+    def _say_drops(self) -> None:
+        drops = self.count_drops()
+        if drops > self._drops_said:
+            self._drops_said = drops
+            log.warning(
+                "%s: %d datagrams found the queue full and are lost (?receive_buffer=BYTES)",
+                self,
+                drops,
+            )
+
+    # -- the end, as of a listener of connections
+
+    def is_listening(self) -> bool:
+        """Whether the socket is still there."""
+        return self.fileno() >= 0
+
+    def revive(self) -> bool:
+        """Do nothing: a datagram socket cannot be shut for good."""
+        return self.is_listening()
+
+    def _let_nothing_in(self) -> None:
+        self._say_drops()
+        if self.path:
+            self._unlink()
+            self.socket.shutdown(socket.SHUT_RD)
+        else:
+            program = array.array("B", _DROP_ALL)
+            place, _ = program.buffer_info()
+            self.socket.setsockopt(
+                socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, place)
+            )
+
+    def refuse(self) -> None:
+        """Do nothing: whoever sends now learns it when the last process has closed the socket."""
+
+
+def _ask_for_source(bound: socket.socket) -> int:
+    """Have each datagram say to which address it came, if that may be several (ip(7), ipv6(7)).
+
+    Returns the room that takes.
+    """
+    if bound.family == socket.AF_INET and bound.getsockname()[0] == "0.0.0.0":
+        bound.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        return socket.CMSG_SPACE(12)
+    if bound.family == socket.AF_INET6 and bound.getsockname()[0] == "::":
+        bound.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+        return socket.CMSG_SPACE(20)
+    return 0
+
+
+def _answer_from(ancillary: "Ancillary") -> "Ancillary":
+    """Return what makes the answer leave from the address that was asked.
+
+    No interface is named: the route is the kernel's business. From a multicast address nothing can
+    be sent, so there the kernel chooses.
+    """
+    for level, kind, info in ancillary:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            return [(level, kind, struct.pack("i4s4x", 0, info[4:8]))]
+        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO) and info[0] != 0xFF:
+            return [(level, kind, info[:16] + bytes(4))]
+    return []
+
+
+def _read_drops(bound: socket.socket) -> int:
+    try:
+        return int(_MEMINFO.unpack(bound.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36))[8])
+    except (OSError, struct.error):
+        return 0  # an older kernel counts more or fewer things
