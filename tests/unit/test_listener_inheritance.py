@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from forkserve.address import parse_address
 from forkserve.compat import StockConnection
 from forkserve.connection import Connection
-from forkserve.listener import Listener, open_listeners
-from tests.unit.fakes import FakeServer
+from forkserve.listener import Listener
+from tests.unit.fakes import FakeServer, open_streams
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -40,7 +39,7 @@ def default_timeout() -> Iterator[float]:
 def accepted(address: str, kind: Any) -> Iterator[tuple[Any, socket.socket, Listener]]:
     """Return an accepted connection, its client and its listener."""
     with ExitStack() as held:
-        (listener,) = open_listeners([parse_address(address)])
+        (listener,) = open_streams(address)
         held.callback(listener.close)
         listener.server = FakeServer()
         listener.connection_type = kind
