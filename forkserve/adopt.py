@@ -1,19 +1,20 @@
 """Tell what kind of handler a target is, and how to serve with it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forkserve.address import Address
 from forkserve.binding import AnyListener
 from forkserve.compat import (
     StockConnection,
+    find_refused_address,
     find_stock,
     serve_with_stock,
     serve_with_stock_datagram,
 )
 from forkserve.connection import Connection
 from forkserve.datagram import Request
-from forkserve.errors import SettingsError, TargetError
+from forkserve.errors import ForkserveError, SettingsError, TargetError
 from forkserve.handler import DatagramHandler, Serve, StreamHandler, serve_with
 
 if TYPE_CHECKING:
@@ -46,6 +47,24 @@ def adopt(target: Any) -> Adopted:
     if _takes_one_argument(name, target):
         return Adopted(name, target, target)
     return _adopt_server(_make_server(name, target))
+
+
+def with_second_chance(make: Callable[[], Any]) -> Any:
+    """Call what makes a target, and once more if a server object in it finds its address taken.
+
+    It may be served at another one. Raises ListenError, and what make raises.
+    """
+    try:
+        return make()
+    except Exception as error:
+        refusal = error.__cause__ if isinstance(error, TargetError) else error
+        address = find_refused_address(refusal)
+        if address is None:
+            raise
+        assert isinstance(refusal, OSError)
+    from forkserve.stock_server import make_unbound
+
+    return make_unbound(make, address, refusal)
 
 
 def refuse_misfits(adopted: Adopted, places: Sequence[Address | AnyListener]) -> None:
@@ -118,7 +137,9 @@ def _adopt_server(server: Any) -> Adopted:
 
 def _make_server(name: str, function: Any) -> Any:
     try:
-        server = function()
+        server = with_second_chance(function)
+    except ForkserveError:
+        raise
     except BaseException as error:
         kind = type(error).__name__
         raise TargetError(f"calling {name}() raised {kind}: {error}") from error

@@ -16,8 +16,9 @@ from forkserve.address import (
     UnixgramAddress,
 )
 from forkserve.datagram import DatagramListener
-from forkserve.errors import ListenError
+from forkserve.errors import AddressInUse, ListenError
 from forkserve.listener import Listener
+from forkserve.log import log
 from forkserve.unix_path import open_at_path
 
 AnyListener = Listener | DatagramListener
@@ -45,10 +46,22 @@ def open_listeners(addresses: Sequence[Address]) -> list[AnyListener]:
                     opened.callback(listener.close)
                     listeners.append(listener)
             except (OSError, UnicodeError) as error:
-                reason = getattr(error, "strerror", None) or error
-                raise ListenError(f"cannot listen on {address.text}: {reason}") from error
+                raise explain(error, address) from error
         opened.pop_all()
     return listeners
+
+
+def explain(error: OSError | UnicodeError, address: Address) -> ListenError:
+    """Return the error that says what is wrong with an address, and who has it if somebody does."""
+    reason = getattr(error, "strerror", None) or str(error)
+    message = f"cannot listen on {address.text}: {reason}"
+    if getattr(error, "errno", None) != errno.EADDRINUSE:
+        return ListenError(message)
+    if isinstance(address, InetAddress):
+        from forkserve.occupant import find_occupant
+
+        message += find_occupant(address.port, is_datagram=address.is_datagram)
+    return AddressInUse(message)
 
 
 def _open(address: Address) -> list[AnyListener]:
@@ -57,18 +70,16 @@ def _open(address: Address) -> list[AnyListener]:
     if isinstance(address, UnixAddress):
         return [Listener(address, open_at_path(address))]
     if isinstance(address, UnixgramAddress):
-        return [DatagramListener(address, open_at_path(address))]
+        return [_open_unixgram(address)]
     if address.host is None:
         return [_make(address, _bind_dual_stack(address))]
     return _open_all(address, address.host)
 
 
 def _make(address: InetAddress, bound: socket.socket) -> AnyListener:
-    return (
-        DatagramListener(address, bound)
-        if isinstance(address, UDPAddress)
-        else Listener(address, bound)
-    )
+    if isinstance(address, UDPAddress):
+        return DatagramListener(address, bound)
+    return Listener(address, bound)
 
 
 def _open_all(address: InetAddress, host: str) -> list[AnyListener]:
@@ -112,7 +123,33 @@ def _bind(bound: socket.socket, address: InetAddress, place: tuple[object, ...])
         bound.bind(place)
         listen(bound, address.backlog)
     else:  # no SO_REUSEADDR: with it a second server could take a UDP port from the first
+        _make_room(bound, address)
         bound.bind(place)
+
+
+def _open_unixgram(address: UnixgramAddress) -> AnyListener:
+    bound = open_at_path(address)
+    _make_room(bound, address)
+    return DatagramListener(address, bound)
+
+
+def _make_room(bound: socket.socket, address: UDPAddress | UnixgramAddress) -> None:
+    """Set how many bytes may wait in the queue; a warning says if the system allows fewer."""
+    size = address.receive_buffer
+    if size is None:
+        return
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, size)
+    except OSError:  # not without CAP_NET_ADMIN
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    granted = bound.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # doubled (socket(7))
+    if granted < size:
+        log.warning(
+            "%s: a receive_buffer of %d is more than the system's %d (net.core.rmem_max)",
+            address,
+            size,
+            granted,
+        )
 
 
 def listen(bound: socket.socket, backlog: int) -> None:

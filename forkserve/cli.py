@@ -12,6 +12,7 @@ from typing import Any, NoReturn  # noqa: E402
 
 from forkserve import __version__  # noqa: E402
 from forkserve.address import DEFAULT_ADDRESS  # noqa: E402
+from forkserve.adopt import with_second_chance  # noqa: E402
 from forkserve.errors import ForkserveError, SettingsError, TargetError, UsageError  # noqa: E402
 from forkserve.log import log, write_line  # noqa: E402
 from forkserve.server import Server  # noqa: E402
@@ -73,7 +74,7 @@ def read_settings(flags: dict[str, Any], environment: Any) -> Settings:
 
 
 def _make_server(target: str, settings: Settings) -> Server:
-    handler = load_target(target)
+    handler = with_second_chance(lambda: load_target(target))
     try:
         return Server(
             handler,
@@ -86,6 +87,7 @@ def _make_server(target: str, settings: Settings) -> Server:
             max_connections=settings.max_connections,
             drain_timeout=settings.drain_timeout,
             boot_timeout=settings.boot_timeout,
+            bind_retries=settings.bind_retries,
             access_log=settings.access_log,
         )
     except TargetError as error:

@@ -71,6 +71,23 @@ def find_stock(target: object, name: str) -> bool:
     return issubclass(kind, getattr(stock, name))
 
 
+def find_refused_address(error: BaseException | None) -> object:
+    """Return the address that the constructor of a server object could not bind.
+
+    None if that is not what the error is about.
+    """
+    stock = sys.modules.get("socketserver")
+    if stock is None or not isinstance(error, OSError):
+        return None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is stock.TCPServer.__init__.__code__:
+            address: object = trace.tb_frame.f_locals["server_address"]
+            return address
+        trace = trace.tb_next
+    return None
+
+
 def speaks_http(handler: object) -> bool:
     """Whether it is an HTTP handler class of the standard library."""
     http = sys.modules.get("http.server")

@@ -11,6 +11,10 @@ class ListenError(ForkserveError):
     """An address could not be listened on."""
 
 
+class AddressInUse(ListenError):
+    """Somebody else has the address, and may give it up."""
+
+
 class UsageError(ForkserveError):
     """The command line is malformed."""
 

@@ -13,7 +13,7 @@ from forkserve.address import DEFAULT_ADDRESS, parse_address
 from forkserve.admission import raise_descriptor_limit, share
 from forkserve.adopt import adopt, choose, refuse_misfits
 from forkserve.binding import AnyListener, open_listeners
-from forkserve.errors import ForkserveError, SettingsError
+from forkserve.errors import AddressInUse, ForkserveError, SettingsError
 from forkserve.listener import Listener
 from forkserve.log import log, write_line
 from forkserve.service import Service
@@ -25,6 +25,8 @@ from forkserve.view import View, stop_process
 if TYPE_CHECKING:
     from forkserve.in_process import InProcess
     from forkserve.service import MakeDispatcher
+
+BIND_RETRY = 0.2
 
 
 class Server:
@@ -55,6 +57,7 @@ class Server:
         max_connections: int = 1024,
         drain_timeout: float = 25.0,
         boot_timeout: float = 60.0,
+        bind_retries: int = 0,
         access_log: bool = False,
         in_process: bool = False,
         strategy: Strategy | None = None,
@@ -70,6 +73,7 @@ class Server:
             max_connections=max_connections,
             drain_timeout=drain_timeout,
             boot_timeout=boot_timeout,
+            bind_retries=bind_retries,
             access_log=access_log,
         )
         check_ranges(self._settings)
@@ -193,18 +197,31 @@ class Server:
             self._session.ask()
 
     def _listen(self) -> list[AnyListener]:
-        if self._adopted.server is not None:
-            listeners = self._adopted.server.listen(self._addresses)
-        else:
-            listeners = open_listeners(self._addresses)
-            try:
-                refuse_misfits(self._adopted, listeners)
-            except SettingsError:
-                for listener in listeners:
-                    listener.close()
-                raise
+        listeners = self._open()
         self.addresses = [str(listener) for listener in listeners]
         _warn_of_short_queue(listeners)
+        return listeners
+
+    def _open(self) -> list[AnyListener]:
+        left = self._settings.bind_retries
+        while True:
+            try:
+                return self._open_once()
+            except AddressInUse:
+                if left == 0 or signals.end_comes_within(BIND_RETRY):
+                    raise
+                left -= 1
+
+    def _open_once(self) -> list[AnyListener]:
+        if self._adopted.server is not None:
+            return self._adopted.server.listen(self._addresses)
+        listeners = open_listeners(self._addresses)
+        try:
+            refuse_misfits(self._adopted, listeners)
+        except SettingsError:
+            for listener in listeners:
+                listener.close()
+            raise
         return listeners
 
     def _make_service(

@@ -31,6 +31,7 @@ class Settings(NamedTuple):
     max_connections: int = 1024
     drain_timeout: float = 25.0
     boot_timeout: float = 60.0
+    bind_retries: int = 0
     ready_fd: int | None = None
     log_level: str = "info"
     access_log: bool = False
@@ -166,6 +167,12 @@ OPTIONS = (
     ),
     Option("boot_timeout", _seconds, "S", "seconds that a worker may take to become ready"),
     Option(
+        "bind_retries",
+        _whole(0),
+        "N",
+        "try so many times more, 0.2 s apart, while an address is in use",
+    ),
+    Option(
         "ready_fd", _whole(0), "FD", "when ready, write the addresses to this descriptor, close it"
     ),
     Option(
@@ -196,6 +203,7 @@ def check_ranges(settings: Settings) -> None:
         ("spare", 0),
         ("connections_per_child", 1),
         ("max_connections", 1),
+        ("bind_retries", 0),
         ("drain_timeout", 0),
         ("boot_timeout", 0),
     ):

@@ -89,6 +89,14 @@ def block() -> Mask:
     return mask
 
 
+def end_comes_within(seconds: float) -> bool:
+    """Wait, while signals are held back; whether one that ends us has come: it still holds."""
+    came = signal.sigtimedwait((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), seconds)
+    if came is not None:
+        os.kill(os.getpid(), came.si_signo)
+    return came is not None
+
+
 def restore(mask: Mask) -> None:
     """Let through what block() held back."""
     pthread_sigmask(_SIG_SETMASK, mask)

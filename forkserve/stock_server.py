@@ -5,7 +5,7 @@ import copy
 import socket
 import socketserver
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from forkserve.address import (
@@ -17,7 +17,7 @@ from forkserve.address import (
     UnixgramAddress,
     format_inet,
 )
-from forkserve.binding import AnyListener, listen, open_listeners
+from forkserve.binding import AnyListener, explain, listen, open_listeners
 from forkserve.compat import warn_of_truncation
 from forkserve.datagram import Datagram, DatagramListener
 from forkserve.errors import ListenError, SettingsError, TargetError
@@ -132,6 +132,52 @@ def _shake_hands(given: Any) -> bool:
     return True
 
 
+# -- a constructor whose address is taken
+
+
+def make_unbound(make: Callable[[], Any], address: object, refusal: OSError) -> Any:
+    """Make once more what was refused its address, which may be served elsewhere, or freed yet.
+
+    ``make`` returns the server object, or the function that makes one; what other objects are
+    refused meanwhile is as fatal as before. Raises ListenError.
+    """
+    try:
+        with _putting_off_refusals() as refused:
+            made = make()
+    except Exception:
+        refused, made = [(None, refusal)], None
+    for server, error in refused:
+        if server is not made:
+            reason = error.strerror or error
+            raise ListenError(f"cannot listen on {_show(address)}: {reason}") from error
+    return made
+
+
+@contextlib.contextmanager
+def _putting_off_refusals() -> Iterator[list[tuple[Any, OSError]]]:
+    """Let constructors go on whose address is taken, and yield the list of them."""
+    refused: list[tuple[Any, OSError]] = []
+    construct = socketserver.TCPServer.__init__
+
+    def construct_anyway(self: Any, *arguments: Any, **named: Any) -> None:
+        try:
+            construct(self, *arguments, **named)
+        except OSError as error:  # its socket is closed now
+            refused.append((self, error))
+
+    socketserver.TCPServer.__init__ = construct_anyway  # type: ignore[method-assign]
+    try:
+        yield refused
+    finally:
+        socketserver.TCPServer.__init__ = construct  # type: ignore[method-assign]
+
+
+def _show(address: object) -> str:
+    if isinstance(address, tuple):
+        return format_inet("tcp", *address[:2]).removeprefix("tcp://")
+    return str(address)
+
+
 # -- in place of the object's own loop
 
 _raised: dict[int, BaseException] = {}  # what handle_error was called for, by the request's id
@@ -222,9 +268,8 @@ def _listen_at_home(server: Any) -> None:
                 server.server_activate()
             listen(server.socket, max(DEFAULT_BACKLOG, server.request_queue_size))
     except OSError as error:
-        where = _own_address(server).text
         server.socket.close()
-        raise ListenError(f"cannot listen on {where}: {error.strerror or error}") from error
+        raise explain(error, _own_address(server)) from error
 
 
 def _is_bound(own: socket.socket) -> bool:

@@ -63,5 +63,9 @@ def _import_file(text: str, path: str) -> ModuleType:
         raise TargetError(f"target {text!r}: {path!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

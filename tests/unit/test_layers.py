@@ -31,7 +31,7 @@ ROWS = (
     ("connection", "endpoint"),
     ("process.fork", "process.reaper", "process.policy"),
     ("process", "process.phase"),
-    ("settings", "target", "unix_path"),
+    ("settings", "target", "unix_path", "occupant"),
     ("address", "log", "signals", "stop", "wait", "wakeup"),
     ("errors",),
 )
