@@ -1,6 +1,5 @@
 """Keep workers alive, and see them out: the parent of everything that serves."""
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from forkserve.endpoint import ListenerDied
 from forkserve.errors import BootError
 from forkserve.log import log
 from forkserve.process.fork import flush, fork
+from forkserve.process.group import Group
 from forkserve.process.phase import Phase
 from forkserve.process.policy import (
     FORK_RETRY,
@@ -72,6 +72,8 @@ class Leader:
         self._phase = Phase.BOOTING
         self._workers: dict[int, WorkerView] = {}
         self._ready_pipes: dict[int, int] = {}
+        self._groups: dict[int, Group] = {}  # of the workers
+        self._left_behind: list[Group] = []  # of those that died and left somebody
         self._spawn_at = dict.fromkeys(range(bounds.workers), 0.0)
         self._failures = dict.fromkeys(range(bounds.workers), 0)
         self._last_spawn = 0.0
@@ -113,9 +115,13 @@ class Leader:
 
     def _leave_nothing(self) -> None:
         for pid in self._workers:  # only if something of ours has failed
-            self._signal_group(pid)
+            self._groups[pid].signal(signal.SIGKILL)
             os.kill(pid, signal.SIGKILL)
             wait_for(pid)
+        for group in self._left_behind:
+            group.signal(signal.SIGKILL, is_collected=True)
+        for group in (*self._groups.values(), *self._left_behind):
+            group.close()
         for pipe in self._ready_pipes.values():
             os.close(pipe)
         os.close(self._lifeline)
@@ -178,7 +184,7 @@ class Leader:
             self._signal(pid, Phase.HURRYING, signal.SIGQUIT, signals.INTERRUPT)
         for pid in plan.kill:
             log.warning("worker %d did not leave when hurried: killed", pid)
-            self._signal_group(pid)
+            self._groups[pid].signal(signal.SIGKILL)
             self._signal(pid, Phase.KILLED, signal.SIGKILL)
 
     # -- what the user asks
@@ -235,6 +241,7 @@ class Leader:
                 log.error("cannot fork a worker: %s; trying again", error)
             return
         os.close(writer)
+        self._groups[pid] = Group(pid)
         self._workers[pid] = WorkerView(pid, slot, Phase.BOOTING, now)
         self._ready_pipes[pid] = reader
         self._wait.watch(reader, partial(self._hear_ready, pid))
@@ -249,6 +256,8 @@ class Leader:
         for pipe in self._ready_pipes.values():
             os.close(pipe)
         self._ready_pipes.clear()
+        for group in (*self._groups.values(), *self._left_behind):
+            group.close()
         for descriptor in self._private if self._phase is Phase.BOOTING else ():
             os.close(descriptor)
         os.close(self._lifeline_end)
@@ -284,10 +293,13 @@ class Leader:
             self._hear_ready(pid)
         worker = self._workers.pop(pid)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        group = self._groups.pop(pid)
         if self._phase.is_ending():
+            group.signal(signal.SIGKILL)
+            group.close()
             log.debug("worker %d %s", pid, how)
             return
-        self._signal_group(pid, signal.SIGTERM)
+        self._leave(group)
         was_ready = worker.phase is not Phase.BOOTING
         if not was_ready and self._fail_boot(f"worker {pid} {how} before it was ready"):
             return
@@ -326,7 +338,11 @@ class Leader:
         for number in numbers:
             os.kill(pid, number)
 
-    def _signal_group(self, pid: int, number: int = signal.SIGKILL) -> None:
-        """Reach the connection children of a worker that cannot see to them any more."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, number)
+    def _leave(self, group: Group) -> None:
+        """Ask what a dead worker has left to finish; keep in mind who is still there."""
+        group.signal(signal.SIGTERM)
+        groups = [*self._left_behind, group]
+        self._left_behind = [one for one in groups if one.signal(0, is_collected=one is not group)]
+        for one in groups:
+            if one not in self._left_behind:
+                one.close()
