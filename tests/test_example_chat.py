@@ -38,8 +38,12 @@ class Member:
         return self._input.readline().decode().rstrip("\n")
 
     def hear_until(self, last: str) -> list[str]:
-        """Return the lines up to this one, with it."""
-        return [*iter(self.hear, last), last]
+        """Return the lines up to this one, with it; it must come before the end."""
+        heard = [self.hear()]
+        while heard[-1] != last:
+            assert heard[-1], f"the end instead of {last!r} after {heard[-3:]}"
+            heard.append(self.hear())
+        return heard
 
     def ask(self, line: str) -> str:
         """Send a line, and return the next one that comes."""
@@ -60,9 +64,10 @@ class Member:
 @contextlib.contextmanager
 def visitor(address: str) -> Iterator[Member]:
     """Yield somebody who has not given a nickname yet."""
-    with contextlib.closing(connect(address)) as client:
-        member = Member(client)
+    member = Member(connect(address))
+    try:
         yield member
+    finally:
         member.leave()
 
 
@@ -239,7 +244,7 @@ def test_fifty_members_come_at_once() -> None:
         def talk_and_listen(number: int) -> list[str]:
             members[number].say("hello")
             heard = iter(members[number].hear, "")
-            return list(islice((line for line in heard if line.endswith(": hello")), 50))
+            return list(islice(filter(re.compile(": hello$").search, heard), 50))
 
         at_once(50, come)
         heard = at_once(50, talk_and_listen)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients import ask, connect, path_of, read_exactly, reset
+from tests.support.clients import ask, connect, path_of, port_of, read_exactly, reset
 from tests.support.requirements import requires
 from tests.support.server import ROOT, TCP, Server, run_command, running
 
@@ -44,6 +44,10 @@ class Blocks:
     def close(self):
         self.errors.write("closed\\n")
         self.errors.flush()
+
+def place(environ, start_response):
+    begin(start_response)
+    return [f"{environ['SERVER_NAME']} {environ['SERVER_PORT']}".encode()]
 
 def blocks(environ, start_response):
     begin(start_response)
@@ -172,6 +176,15 @@ def test_the_standard_librarys_validator_has_no_complaint(
         posted = request(server.address, "POST", "/", "Content-Length: 5", body=b"hello")
         assert posted.endswith("\n\nhello")
     assert not re.search("Error|Warning|without being closed", server.stderr_so_far())
+
+
+def test_the_application_is_told_where_it_is_served(folder: Path) -> None:
+    """As the host and the port, which a Unix socket does not have."""
+    with serving("place", folder, "thread") as server:
+        port = port_of(server.address)
+        assert request(server.address, "GET", "/") == f"200 OK: 127.0.0.1 {port}"
+    with serving("place", folder, "thread", address=where("unix", folder)) as server:
+        assert request(server.address, "GET", "/") == "200 OK: localhost 0"
 
 
 @pytest.mark.parametrize("app", ["blocks", "writes"])
