@@ -1,8 +1,9 @@
-"""The CPU that one short connection costs, and how long its answer takes, beside the peers'.
+"""The CPU that one short connection or datagram costs, and how long its answer takes.
 
     python3 benchmarks/dispatch.py [--quick] [--only NAME...] [--json FILE]
 
-One connection is connect, 64 bytes there, 64 bytes back, close. The server has one core, the load
+One connection is connect, 64 bytes there, 64 bytes back, close; one datagram is 64 bytes there and
+back. Ours stands beside the peers'. The server has one core, the load
 another; in every round every variant has its turn, in a new order; what is compared is the CPU of
 the server's whole process tree for one connection (cpu.py), pair by pair. The exit status is 0
 when every target holds, 3 when one falls short, 1 when a connection failed: then no figure counts.
@@ -27,8 +28,12 @@ from benchmarks.generator import Failed, Generator
 from benchmarks.servers import Server, forkserve, peer
 
 SETTLE = 0.1
-HANDLERS = {"peer": "UntilEnd", "server": "Once"}
-SHAPES = {"peer": "the peer closes first", "server": "the server closes first"}
+HANDLERS = {"peer": "UntilEnd", "server": "Once", "datagram": "OneDatagram"}
+SHAPES = {
+    "peer": "one connection, us: {} at a time, the peer closes first",
+    "server": "one connection, us: {} at a time, the server closes first",
+    "datagram": "one datagram, us: {} at a time",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,12 @@ TARGETS = (
     Target("prefork-4", "uvloop", 1.0),
     Target("iterative-last", "uvloop", 1.0, shapes=("server",)),
     Target("thread", "uvloop", 1.0, at_a_time=BOTH),
+    Target("iterative", "UDPServer", 0.75, shapes=("datagram",)),
+    Target("prefork", "UDPServer", 0.75, shapes=("datagram",)),
+    Target("prefork-4", "UDPServer", 0.75, shapes=("datagram",)),
+    Target("loop", "UDPServer", None, shapes=("datagram",)),
+    Target("thread", "ThreadingUDPServer", 0.32, shapes=("datagram",)),
+    Target("process", "ForkingUDPServer", 0.80, shapes=("datagram",)),
 )
 LATENCY_RATE = 50.0
 LATENCY_TARGETS = (
@@ -80,6 +91,9 @@ def commands(shape: str) -> dict[str, list[str]]:
         "TCPServer": peer("peers_stdlib", "TCPServer", shape),
         "ThreadingTCPServer": peer("peers_stdlib", "ThreadingTCPServer", shape),
         "ForkingTCPServer": peer("peers_stdlib", "ForkingTCPServer", shape),
+        "UDPServer": peer("peers_stdlib", "UDPServer", shape),
+        "ThreadingUDPServer": peer("peers_stdlib", "ThreadingUDPServer", shape),
+        "ForkingUDPServer": peer("peers_stdlib", "ForkingUDPServer", shape),
         "iterative": forkserve(handler, "iterative"),
         "iterative-last": forkserve("OnceLast", "iterative"),
         "prefork": forkserve(handler, "prefork", "-w", "1"),
@@ -143,7 +157,7 @@ def groups(only: list[str]) -> list[Group]:
     for at_a_time in BOTH:
         for shape, words in SHAPES.items():
             here = (t for t in TARGETS if shape in t.shapes and at_a_time in t.at_a_time)
-            title = f"CPU of one connection, us: {at_a_time} at a time, {words}"
+            title = f"CPU of {words.format(at_a_time)}"
             found.append(Group(title, shape, at_a_time, tuple(t for t in here if wanted(t, only))))
     return [group for group in found if group.targets]
 

@@ -1,4 +1,4 @@
-"""Echo handlers for forkserve, one for each way a short connection ends."""
+"""Echo handlers for forkserve, one for each way a short connection ends, and for datagrams."""
 
 import forkserve
 
@@ -23,3 +23,10 @@ class OnceLast(forkserve.StreamHandler):
 
     def handle(self) -> None:
         self.connection.send_last(self.connection.recv())
+
+
+class OneDatagram(forkserve.DatagramHandler):
+    """Send a datagram back."""
+
+    def handle(self) -> None:
+        self.datagram.reply(self.datagram.data)

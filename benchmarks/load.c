@@ -2,8 +2,8 @@
  *
  *   load PORT SHAPE AT_A_TIME RATE SECONDS SOURCE PATIENCE
  *
- * SHAPE is "peer" (we close as soon as the answer is here) or "server" (we read to the
- * server's end first). At most AT_A_TIME connections are open. RATE 0: as fast as they end; else so
+ * SHAPE is "peer" (we close as soon as the answer is here), "server" (we read to the
+ * server's end first) or "datagram" (one there, one back, over UDP). At most AT_A_TIME connections are open. RATE 0: as fast as they end; else so
  * many a second fall due whatever the server does, and their time counts from the due moment.
  * SOURCE is the address to connect from: each one has ports of its own, so that those still in
  * TIME_WAIT from another run are not in the way. TERM ends a run early. load.py does the same.
@@ -43,7 +43,7 @@ struct client {
 
 static struct client clients[MOST];
 static struct sockaddr_in server, source;
-static int to_end, poller, at_a_time, alive, paused;
+static int to_end, kind = SOCK_STREAM, poller, at_a_time, alive, paused;
 static uint64_t made, counts[OUTCOMES], patience;
 static double *times;
 static volatile sig_atomic_t told_to_stop;
@@ -96,7 +96,7 @@ static void send_message(struct client *c) {
 static void start(struct client *c, uint64_t since) {
     struct epoll_event event = {.data.ptr = c};
     int one = 1;
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    c->fd = socket(AF_INET, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     c->state = CONNECTING, c->got = 0, c->since = since, c->serial = made++, alive++;
     setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
     if (c->fd < 0 || bind(c->fd, (struct sockaddr *)&source, sizeof source))
@@ -214,6 +214,7 @@ int main(int argc, char **argv) {
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     inet_pton(AF_INET, argv[6], &source.sin_addr);
     to_end = !strcmp(argv[2], "server");
+    kind = strcmp(argv[2], "datagram") ? SOCK_STREAM : SOCK_DGRAM;
     at_a_time = atoi(argv[3]) > MOST ? MOST : atoi(argv[3]);
     patience = atof(argv[7]) * 1e9;
     poller = epoll_create1(EPOLL_CLOEXEC);

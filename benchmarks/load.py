@@ -54,8 +54,10 @@ def not_connected(error: int) -> str:
 class Load:
     """A run: its clients, what became of them, and how long the good ones took."""
 
-    def __init__(self, port: int, to_end: bool, source: str, patience: float) -> None:
-        self.port, self.to_end, self.source, self.patience = port, to_end, source, patience
+    def __init__(self, port: int, shape: str, source: str, patience: float) -> None:
+        self.port, self.source, self.patience = port, source, patience
+        self.to_end = shape == "server"
+        self.kind = socket.SOCK_DGRAM if shape == "datagram" else socket.SOCK_STREAM
         self.poller = select.epoll()
         self.alive: dict[int, Client] = {}
         self.counts = dict.fromkeys(OUTCOMES, 0)
@@ -66,7 +68,7 @@ class Load:
 
     def start(self, since: float) -> None:
         """Connect and, where the handshake is done at once, send."""
-        sock = socket.socket()
+        sock = socket.socket(type=self.kind)
         sock.setblocking(False)
         self.made += 1
         client = Client(sock, since, b"%064x" % (self.made * 0x9E3779B97F4A7C15))
@@ -158,7 +160,7 @@ class Load:
 def main(arguments: list[str]) -> None:
     """Run as the seven arguments say and print the result."""
     port, shape, at_a_time, rate, seconds, source, patience = arguments
-    load = Load(int(port), shape == "server", source, float(patience))
+    load = Load(int(port), shape, source, float(patience))
     signal.signal(signal.SIGTERM, load.stop)
     begin = time.monotonic()
     load.run(min(int(at_a_time), MOST), float(rate), float(seconds))

@@ -1,6 +1,6 @@
 """A hand-written loop that makes the system calls forkserve makes.
 
-    peers_loop.py peer|server|last WORKERS
+    peers_loop.py peer|server|last|datagram WORKERS
 
 What the user would have to write, without a handler object, limits, an error boundary or a stop:
 the floor to compare with. Checked with strace against forkserve, in each shape: accept first, wait
@@ -106,6 +106,29 @@ def serve_burst(listener: socket.socket, shape: str, lingering: Lingering) -> No
             lingering.add(sock)
 
 
+def work_on_datagrams(sock: socket.socket) -> None:
+    """Send back each datagram, for ever."""
+    poller = select.epoll()
+    watch = select.EPOLLIN | select.EPOLLEXCLUSIVE
+    poller.register(sock, watch)
+    while poller.poll():
+        poller.unregister(sock)
+        poller.register(sock, watch)
+        for _ in range(BURST):
+            try:
+                data, _, _, peer = sock.recvmsg(ROOM, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            sock.sendto(data, peer)
+
+
+def bind_datagrams() -> socket.socket:
+    """Return a socket for datagrams."""
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
 def listen() -> socket.socket:
     """Return a listener whose connections inherit the options that forkserve's do."""
     listener = socket.socket()
@@ -127,20 +150,28 @@ def fork_workers(number: int, listener: socket.socket, shape: str) -> list[int]:
             children.append(pid)
         else:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            work(listener, shape)
+            run(listener, shape)
     return children
+
+
+def run(listener: socket.socket, shape: str) -> None:
+    """Serve for ever, connections or datagrams."""
+    if shape == "datagram":
+        work_on_datagrams(listener)
+    work(listener, shape)
 
 
 def main(shape: str, workers: str) -> None:
     """Serve in this process, or in as many forked ones, until TERM."""
-    listener = listen()
+    listener = bind_datagrams() if shape == "datagram" else listen()
     children = fork_workers(int(workers), listener, shape) if workers != "1" else []
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    print(f"listening on tcp://127.0.0.1:{listener.getsockname()[1]}", file=sys.stderr)
+    scheme = "udp" if shape == "datagram" else "tcp"
+    print(f"listening on {scheme}://127.0.0.1:{listener.getsockname()[1]}", file=sys.stderr)
     try:
         if children:
             signal.pause()
-        work(listener, shape)
+        run(listener, shape)
     finally:
         for pid in children:
             os.kill(pid, signal.SIGTERM)

@@ -1,6 +1,7 @@
 """The standard library's socketserver with the handlers of handlers.py.
 
     peers_stdlib.py TCPServer|ThreadingTCPServer|ForkingTCPServer peer|server
+    peers_stdlib.py UDPServer|ThreadingUDPServer|ForkingUDPServer datagram
 
 The queue holds what forkserve's holds; all else is as the library has it.
 """
@@ -25,14 +26,25 @@ class Once(socketserver.BaseRequestHandler):
         self.request.sendall(self.request.recv(65536))
 
 
+class OneDatagram(socketserver.BaseRequestHandler):
+    """Send a datagram back."""
+
+    def handle(self) -> None:
+        data, sock = self.request
+        sock.sendto(data, self.client_address)
+
+
+HANDLERS = {"peer": UntilEnd, "server": Once, "datagram": OneDatagram}
+
+
 def main(kind: str, shape: str) -> None:
     """Serve until TERM."""
     server_class: type[socketserver.TCPServer] = getattr(socketserver, kind)
     server_class.request_queue_size = 2048
-    handler = UntilEnd if shape == "peer" else Once
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with server_class(("127.0.0.1", 0), handler) as server:
-        print(f"listening on tcp://127.0.0.1:{server.server_address[1]}", file=sys.stderr)
+    with server_class(("127.0.0.1", 0), HANDLERS[shape]) as server:
+        scheme = "udp" if shape == "datagram" else "tcp"
+        print(f"listening on {scheme}://127.0.0.1:{server.server_address[1]}", file=sys.stderr)
         server.serve_forever()
 
 

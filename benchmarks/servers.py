@@ -14,7 +14,7 @@ from typing import Self
 from benchmarks.cpu import cpu_seconds, tree
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-READY = re.compile(rb"listening on tcp://127\.0\.0\.1:(\d+)")
+READY = re.compile(rb"listening on (?:tcp|udp)://127\.0\.0\.1:(\d+)")
 BOOT_TIMEOUT = 20.0
 STOP_TIMEOUT = 40.0
 
@@ -23,7 +23,8 @@ def forkserve(handler: str, mode: str, *options: str) -> list[str]:
     """Return the command that serves one of our handlers in a mode."""
     target = f"benchmarks/handlers.py:{handler}"
     command = [sys.executable, "-m", "forkserve", "run", target, "-m", mode]
-    return [*command, "-b", "tcp://127.0.0.1:0", *options]
+    scheme = "udp" if handler == "OneDatagram" else "tcp"
+    return [*command, "-b", f"{scheme}://127.0.0.1:0", *options]
 
 
 def peer(module: str, *arguments: str) -> list[str]:

@@ -24,32 +24,28 @@ def accept_loop(door: Door, dispatch: Callable[[Request], None]) -> None:
     kernel that a request does not need.
     """
     while ready := door.wait():
-        for _ in range(door.burst):
-            if not _accept_round(door, ready, dispatch):
+        for listener in ready:
+            if not _take_burst(door, listener, dispatch):
                 break
 
 
-def _accept_round(
-    door: Door, ready: list[AnyListener], dispatch: Callable[[Request], None]
-) -> bool:
-    """Take one request from each listener; say whether to come again before waiting."""
-    again = False
-    for listener in ready:
+def _take_burst(door: Door, listener: AnyListener, dispatch: Callable[[Request], None]) -> bool:
+    """Take what is in the queue, for a while; say whether the others may have their turn."""
+    for _ in range(door.burst):
         try:
             request = listener.accept()
         except ListenerDied:
             if not (door.is_stopping() or listener.is_quiesced()):
                 raise
             door.drop(listener)
-            return False
+            return True
         except OSError as error:
             door.pause(error)
             return False
         if request is None:
-            continue
+            return True
         door.taken += 1
         dispatch(request)
         if door.is_full:
             return False
-        again = True
-    return again
+    return True

@@ -5,7 +5,6 @@ import errno
 import socket
 import struct
 from _socket import MSG_DONTWAIT, MSG_TRUNC
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from forkserve.address import DEFAULT_SIZE, Address
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     Ancillary = list[tuple[int, int, bytes]]
 
-# recvmsg(2), udp(7), unix(7): news of an answer that did not arrive, not of the next datagram.
+# recvmsg(2), udp(7), unix(7): news of an answer that did not arrive, each told once.
 _AN_ANSWER_FAILED = frozenset(
     {
         errno.ECONNREFUSED,
@@ -34,9 +33,7 @@ _AN_ANSWER_FAILED = frozenset(
         errno.EPROTO,
     }
 )
-_TRIES = 16
 _SEND_TIMEOUT = struct.pack("ll", 1, 0)  # a peer that does not read must not hold us up
-_LOOK_EVERY = 256  # datagrams
 _QUIET = 5.0  # seconds between two lines about the same queue
 
 _IP_PKTINFO = 8
@@ -53,26 +50,19 @@ class Datagram:
     To dispatchers it looks like a connection that has ended: there is nothing to close.
     """
 
-    __slots__ = ("_failure", "_source", "address", "data", "listener", "truncated")
+    __slots__ = ("_failure", "address", "data", "listener")
 
     at_end = True
     is_idle = False
     _buffers = None
 
-    def __init__(
-        self,
-        listener: "DatagramListener",
-        data: bytes,
-        address: "Peer | None",
-        truncated: bool,
-        source: "Ancillary",
-    ) -> None:
-        self.listener = listener
-        self.data = data
-        self.address = address
-        self.truncated = truncated
-        self._source = source
-        self._failure: OSError | None = None
+    truncated = False
+    _source: "Ancillary | None" = None
+
+    listener: "DatagramListener"
+    data: bytes
+    address: "Peer | None"
+    _failure: OSError  # what reply() has met
 
     @property
     def peer(self) -> "Peer | None":
@@ -93,17 +83,17 @@ class Datagram:
         try:
             if self.address is None:
                 raise OSError(errno.EDESTADDRREQ, "the sender's socket has no address")
-            if self._source:
-                self.listener.socket.sendmsg([data], self._source, 0, self.address)
+            if self._source is None:
+                self.listener.sendto(data, self.address)
             else:
-                self.listener.socket.sendto(data, self.address)
+                self.listener.socket.sendmsg([data], self._source, 0, self.address)
         except OSError as error:
             self._failure = error
             raise
 
     def is_lost(self, error: OSError) -> bool:
         """Whether this is what reply() has met on its way to the peer."""
-        return error is self._failure and error.errno != errno.EMSGSIZE
+        return error is getattr(self, "_failure", None) and error.errno != errno.EMSGSIZE
 
     def has_timeout(self) -> bool:
         """Say no: a timeout that a handler meets is none of the datagram's."""
@@ -124,6 +114,12 @@ class Datagram:
         """Do nothing: the socket is everybody's."""
 
 
+class CheckedDatagram(Datagram):
+    """One that may be cut, or whose answer must leave from the address that was asked."""
+
+    __slots__ = ("_source", "truncated")
+
+
 Request = Connection | Datagram  # what is dispatched, as ``socketserver`` calls it
 
 
@@ -140,9 +136,12 @@ class DatagramListener(Endpoint):
         bound.setblocking(True)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEOUT)
         self.max_size: int = getattr(address, "max_size", DEFAULT_SIZE)
+        self.sendto = bound.sendto
         self._ancillary_room = _ask_for_source(bound)
-        self._receive = bound.recvmsg
-        self._taken = 0
+        # recvfrom is cheaper, and enough where nothing can be cut and answers have one source.
+        is_plain = not (self.path or self._ancillary_room or self.max_size < DEFAULT_SIZE)
+        self._recvfrom = bound.recvfrom if is_plain else None
+        self._recvmsg = bound.recvmsg
         self._drops_before = self._drops_said = _read_drops(bound)
         self._looked_at = -_QUIET
 
@@ -152,35 +151,33 @@ class DatagramListener(Endpoint):
         Raises ListenerDied, or OSError where the machine is at a limit.
         """
         try:
-            data, ancillary, flags, peer = self._receive(
-                self.max_size, self._ancillary_room, MSG_DONTWAIT
-            )
+            if self._recvfrom is None:
+                return self._receive_checked()
+            datagram = Datagram()
+            datagram.data, datagram.address = self._recvfrom(DEFAULT_SIZE, MSG_DONTWAIT)
+            datagram.listener = self
         except BlockingIOError:
             return None
         except OSError as error:
-            received = self._receive_after(error)
-            if received is None:
-                return None
-            data, ancillary, flags, peer = received
-        self._taken += 1
-        if not self._taken % _LOOK_EVERY:
-            self._look_for_drops()
-        source = _answer_from(ancillary) if ancillary else ancillary
-        return Datagram(self, data, peer, flags & MSG_TRUNC != 0, source)
+            self._accept_after(error)
+            return None
+        return datagram
 
-    def _receive_after(self, error: OSError) -> "tuple[bytes, Ancillary, int, Peer | None] | None":
-        for _ in range(_TRIES):
-            if error.errno in (errno.EBADF, errno.ENOTSOCK):
-                raise ListenerDied(f"{self} was closed by somebody else: {error.strerror}")
-            if error.errno not in _AN_ANSWER_FAILED:
-                raise error
-            try:
-                return self._receive(self.max_size, self._ancillary_room, MSG_DONTWAIT)
-            except BlockingIOError:
-                return None
-            except OSError as again:
-                error = again
-        raise error
+    def _receive_checked(self) -> Datagram:
+        datagram = CheckedDatagram()
+        datagram.data, ancillary, flags, datagram.address = self._recvmsg(
+            self.max_size, self._ancillary_room, MSG_DONTWAIT
+        )
+        datagram.truncated = flags & MSG_TRUNC != 0
+        datagram._source = _answer_from(ancillary)
+        datagram.listener = self
+        return datagram
+
+    def _accept_after(self, error: OSError) -> None:
+        if error.errno in (errno.EBADF, errno.ENOTSOCK):
+            raise ListenerDied(f"{self} was closed by somebody else: {error.strerror}")
+        if error.errno not in _AN_ANSWER_FAILED:
+            raise error
 
     # -- what the queue had no room for
 
@@ -188,8 +185,8 @@ class DatagramListener(Endpoint):
         """Return how many datagrams the kernel has thrown away because the queue was full."""
         return _read_drops(self.socket) - self._drops_before
 
-    def _look_for_drops(self) -> None:
-        now = monotonic()
+    def look_for_drops(self, now: float) -> None:
+        """Say once in a while how many there are, if there are more."""
         if now >= self._looked_at + _QUIET:
             self._looked_at = now
             self._say_drops()
@@ -244,7 +241,7 @@ def _ask_for_source(bound: socket.socket) -> int:
     return 0
 
 
-def _answer_from(ancillary: "Ancillary") -> "Ancillary":
+def _answer_from(ancillary: "Ancillary") -> "Ancillary | None":
     """Return what makes the answer leave from the address that was asked.
 
     No interface is named: the route is the kernel's business. From a multicast address nothing can
@@ -255,7 +252,7 @@ def _answer_from(ancillary: "Ancillary") -> "Ancillary":
             return [(level, kind, struct.pack("i4s4x", 0, info[4:8]))]
         if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO) and info[0] != 0xFF:
             return [(level, kind, info[:16] + bytes(4))]
-    return []
+    return None
 
 
 def _read_drops(bound: socket.socket) -> int:

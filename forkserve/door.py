@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Protocol
 
 from forkserve.binding import AnyListener
+from forkserve.datagram import DatagramListener
 from forkserve.lingering import Lingering
 from forkserve.log import log
 from forkserve.stop import Stop
@@ -169,6 +170,8 @@ class Door:
             listener = self._listeners.get(descriptor)
             if listener is not None:
                 ready.append(listener)
+                if isinstance(listener, DatagramListener):
+                    listener.look_for_drops(monotonic())
                 if self._is_shared:
                     self._go_to_the_end_of_the_line(descriptor)
             else:

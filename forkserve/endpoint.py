@@ -1,6 +1,7 @@
 """A bound socket: its address, and whose it is."""
 
 import contextlib
+import errno
 import mmap
 import os
 import socket
@@ -12,6 +13,8 @@ from forkserve.unix_path import identify
 
 if TYPE_CHECKING:
     from forkserve.connection import Peer
+
+AT_A_LIMIT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _SCHEMES = {
     (True, socket.SOCK_STREAM): "unix",

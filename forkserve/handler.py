@@ -143,12 +143,33 @@ def serve_with(handler: type[StreamHandler] | type[DatagramHandler]) -> Serve:
     return serve_in_three_steps
 
 
+class Inline:
+    """Serves each request right here, one at a time: the simplest dispatcher.
+
+    ``dispatch`` is a run_handler that shows in ``current`` what it is at.
+    """
+
+    __slots__ = ("current", "dispatch")
+
+    dispatch: Serve
+
+    def __init__(self) -> None:
+        self.current: Request | None = None
+
+
 def make_run_handler(
-    serve: Serve, close: Serve, stop: "Stop", *, access_log: bool = False
+    serve: Serve,
+    close: Serve,
+    stop: "Stop",
+    lane: Inline | None = None,
+    *,
+    access_log: bool = False,
 ) -> Serve:
     """Return run_handler: serve a request, survive whatever that raises, give it to close."""
+    lane = lane or Inline()
 
     def run_handler(request: Request) -> None:
+        lane.current = request
         try:
             serve(request)
             if request._buffers is not None and request._buffers.output:
@@ -157,6 +178,7 @@ def make_run_handler(
             report(error, request, stop)
         finally:
             close(request)
+            lane.current = None
 
     def run_handler_and_log(request: Request) -> None:
         peer, begun = request.peer, monotonic()
@@ -164,6 +186,20 @@ def make_run_handler(
         log.access("%s served in %.1f ms", format_peer(peer), (monotonic() - begun) * 1000)
 
     return run_handler_and_log if access_log else run_handler
+
+
+def make_run_datagram(serve: Serve, stop: "Stop", lane: Inline) -> Serve:
+    """Return run_handler for datagrams alone, where there is nothing to close."""
+
+    def run_handler(datagram: Datagram) -> None:
+        lane.current = datagram
+        try:
+            serve(datagram)
+        except BaseException as error:
+            report(error, datagram, stop)
+        lane.current = None
+
+    return run_handler
 
 
 def report(error: BaseException, request: Request, stop: "Stop") -> None:

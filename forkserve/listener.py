@@ -32,7 +32,6 @@ _THIS_ONE_FAILED = frozenset(
         errno.EPERM,
     }
 )
-AT_A_LIMIT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _LISTENER_IS_DEAD = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSOCK})
 _TRIES = 16
 

@@ -5,31 +5,14 @@ from typing import TYPE_CHECKING
 
 from forkserve.acceptor import Dispatcher
 from forkserve.binding import AnyListener
-from forkserve.datagram import Request
 from forkserve.door import Attendance, Door
-from forkserve.handler import Serve, make_run_handler
+from forkserve.handler import Inline, Serve, make_run_datagram, make_run_handler
 from forkserve.stop import Stop
 from forkserve.wait import Wait
 from forkserve.wakeup import Wakeup
 
 if TYPE_CHECKING:
     MakeDispatcher = Callable[[Serve], Dispatcher]
-
-
-class Inline:
-    """Serves each request right here, one at a time: the simplest dispatcher."""
-
-    __slots__ = ("_run_handler", "current")
-
-    def __init__(self, run_handler: Serve) -> None:
-        self._run_handler = run_handler
-        self.current: Request | None = None
-
-    def dispatch(self, request: Request) -> None:
-        """Serve the request; returns when that is done."""
-        self.current = request
-        self._run_handler(request)
-        self.current = None
 
 
 class Service:
@@ -106,13 +89,17 @@ class Service:
             attendance=attendance,
         )
 
-    def make_run_handler(self, close: Serve) -> Serve:
-        """Return the function that serves a connection and gives it to close."""
-        return make_run_handler(self._serve, close, self.stop, access_log=self._access_log)
+    def make_run_handler(self, close: Serve, lane: Inline | None = None) -> Serve:
+        """Return the function that serves a request, shown by a lane, and gives it to close."""
+        lane = lane or Inline()
+        if all(listener.is_datagram for listener in self.listeners) and not self._access_log:
+            return make_run_datagram(self._serve, self.stop, lane)
+        return make_run_handler(self._serve, close, self.stop, lane, access_log=self._access_log)
 
     def make_lane(self, close: Serve) -> Inline:
         """Return a dispatcher that serves here, known to interrupt_as_asked() until it leaves."""
-        lane = Inline(self.make_run_handler(close))
+        lane = Inline()
+        lane.dispatch = self.make_run_handler(close, lane)
         self.lanes.append(lane)
         return lane
 

@@ -8,8 +8,8 @@ from forkserve.address import Address
 from forkserve.compat import NO_HTTP_PEER, speaks_http
 from forkserve.connection import Connection, plain_ipv4
 from forkserve.datagram import DatagramListener
-from forkserve.endpoint import ListenerDied
-from forkserve.listener import AT_A_LIMIT, Listener
+from forkserve.endpoint import AT_A_LIMIT, ListenerDied
+from forkserve.listener import Listener
 from forkserve.log import log
 
 if TYPE_CHECKING:

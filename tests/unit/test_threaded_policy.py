@@ -2,7 +2,7 @@
 
 import pytest
 
-from forkserve.service import Inline
+from forkserve.handler import Inline
 from forkserve.strategies.threaded import STEP, STUCK_TICKS, count_surplus, lanes_to_add
 
 
@@ -27,19 +27,19 @@ def test_how_many_lanes_to_add(stuck_ticks: int, lanes: int, most: int, added: i
 
 def test_a_lane_that_is_held_up_is_not_sent_away() -> None:
     """Who serves what he served a second ago is needed, and so is who is new."""
-    held, new = [Inline(lambda _: None) for _ in range(50)], [Inline(print) for _ in range(50)]
+    held, new = [Inline() for _ in range(50)], [Inline() for _ in range(50)]
     before = dict.fromkeys(held, 1)
     assert count_surplus(before, before | dict.fromkeys(new, 2)) == 0
 
 
 def test_lanes_that_are_free_are_sent_away_but_for_a_few() -> None:
     """Who has another connection than a second ago, or none, is not held up."""
-    lanes = [Inline(lambda _: None) for _ in range(50)]
+    lanes = [Inline() for _ in range(50)]
     before = dict.fromkeys(lanes, 1)
     assert count_surplus(before, {lane: i % 2 * 2 for i, lane in enumerate(lanes)}) == 46
 
 
 def test_few_lanes_are_left_alone() -> None:
     """The few that may wait at the door stay."""
-    lanes = [Inline(lambda _: None) for _ in range(4)]
+    lanes = [Inline() for _ in range(4)]
     assert count_surplus(dict.fromkeys(lanes, 1), dict.fromkeys(lanes, 0)) == 0
