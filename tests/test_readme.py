@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.support.server import running
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SHOUT, ASK, IN_PROCESS = PROGRAMS
+SHOUT, ASK, DATAGRAM, IN_PROCESS = PROGRAMS
 
 
 def shown(pattern: str) -> list[str]:
@@ -44,10 +45,29 @@ def test_the_first_command_serves_an_echo() -> None:
 
 def test_the_ten_line_handler_answers(tmp_path: Path) -> None:
     """The handler in ten lines does what the sentence above it says."""
-    target, flags = split_run(shown(r"shout\.py:Shout"))
+    target, flags = split_run(shown(r"shout\.py:Shout .*unix:"))
     (tmp_path / "shout.py").write_text(SHOUT)
     with running(str(tmp_path / target), flags[1]) as server:
         assert clients.ask(server.address, b"one\ntwo\n") == b"ONE\nTWO\n"
+
+
+def test_the_datagram_handler_answers(tmp_path: Path) -> None:
+    """The handler of datagrams answers over UDP and over a Unix socket."""
+    target, flags = split_run(shown(r"shout\.py:Shout .*udp:"))
+    (tmp_path / "shout.py").write_text(DATAGRAM)
+    addresses = ["udp://127.0.0.1:0", f"unixgram://{tmp_path}/s"]
+    with running(str(tmp_path / target), flags[1], address=addresses) as server:
+        udp, path = server.addresses
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.sendto(b"hello", ("127.0.0.1", clients.port_of(udp)))
+            assert client.recv(100) == b"HELLO"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.bind(f"{tmp_path}/client")
+            client.sendto(b"hello", clients.path_of(path))
+            assert client.recv(100) == b"HELLO"
+    (tmp_path / "client").unlink()
 
 
 def test_the_handler_that_leaves_at_once(tmp_path: Path) -> None:
