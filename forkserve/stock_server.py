@@ -95,7 +95,7 @@ class StockServer:
                     server.shutdown_request(given)
             finally:
                 request.let_go()
-        error = _raised.pop(id(given), None)
+        error = server.raised.pop(id(given), None)
         if error is not None:
             raise error
 
@@ -180,13 +180,12 @@ def _show(address: object) -> str:
 
 # -- in place of the object's own loop
 
-_raised: dict[int, BaseException] = {}  # what handle_error was called for, by the request's id
-
 
 class _Served(socketserver.BaseServer):
     """What takes the place of BaseServer's own methods, below all overrides."""
 
     forkserve: "View"
+    raised: dict[int, BaseException]  # what handle_error was called for, by the request's id
 
     @property
     def stopping(self) -> bool:
@@ -201,7 +200,7 @@ class _Served(socketserver.BaseServer):
         """Leave the error to run_handler, which says it in one way for all."""
         error = sys.exc_info()[1]
         if error is not None:
-            _raised[id(request)] = error
+            self.raised[id(request)] = error
 
 
 class _NotThreading(socketserver.ThreadingMixIn):
@@ -236,6 +235,7 @@ def _replace_the_loop(server: Any) -> None:
         bases.append(_NotForking)
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__slots__": ()}
     try:
+        server.raised = {}
         server.__class__ = type(kind.__name__, (*bases, _Served), names)
     except TypeError as error:
         raise TargetError(f"this {kind.__qualname__} cannot be adopted: {error}") from error
