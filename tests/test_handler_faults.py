@@ -3,9 +3,12 @@
 A child that called setsid() has left its process group and is out of our reach: it may stay.
 """
 
+import json
 import os
+import signal
 import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from tests.support import clients, processes
 from tests.support.faults import frozen
 from tests.support.modes import ACTS, KINDS, MODES, MOSTLY_PLAIN, Kind, Mode, cross, named
 from tests.support.requirements import missing
-from tests.support.server import handler, running
+from tests.support.server import Server, adopted, handler, running
 from tests.support.waiting import Stopwatch, settled
 
 STRAYS = handler("strays.py:Stream")
@@ -25,6 +28,55 @@ mostly_plain = pytest.mark.parametrize("mode", MOSTLY_PLAIN)
 
 
 # -- processes that a handler leaves behind (F47)
+
+
+@contextmanager
+def strays_of(server: Server) -> Iterator[socket.socket]:
+    """Yield a client whose handler has left strays; after the block none of them may run.
+
+    A stray's zombie is its adopter's to collect: ours, as it is init's elsewhere.
+    """
+    with clients.connect(server.address) as client:
+        strays: list[int] = json.loads(clients.command(client, "strays"))
+        assert all(map(is_running, strays))
+        serving = int(clients.command(client, "pid"))
+        yield client
+        left = [pid for pid in [*strays, serving] if not processes.wait_until_gone(pid, 1)]
+        assert [processes.look_up(pid) for pid in left] == [], server.report()
+    for process in adopted():
+        if process.state == "Z":
+            os.waitpid(process.pid, 0)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether there is such a process, and it has not ended."""
+    process = processes.look_up(pid)
+    return process is not None and process.state != "Z"
+
+
+@every_mode
+def test_strays_end_with_an_idle_server(mode: Mode) -> None:
+    """What handlers forked and started and never waited for ends with an orderly stop (F47)."""
+    with running(STRAYS, *mode.arguments, expect=FORKS) as server, strays_of(server) as client:
+        client.shutdown(socket.SHUT_WR)
+        assert clients.read_to_end(client) == b""
+        assert server.stop(signal.SIGTERM) == 0
+
+
+@every_mode
+def test_strays_end_with_a_hurried_server(mode: Mode) -> None:
+    """The same where the handler is still at work and a second TERM interrupts it (F47)."""
+    with running(STRAYS, *mode.arguments, expect=FORKS) as server, strays_of(server):
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("waiting for")
+        assert server.stop(signal.SIGTERM) == 0
+
+
+@every_mode
+def test_strays_end_with_a_quitting_server(mode: Mode) -> None:
+    """The same where the server is told to stop now (F47)."""
+    with running(STRAYS, *mode.arguments, expect=FORKS) as server, strays_of(server):
+        assert server.stop(signal.SIGQUIT) == 0
 
 
 @every_mode
