@@ -1,5 +1,6 @@
 """Skip a test at home for want of a tool; fail it under CI."""
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -20,6 +21,14 @@ def requires(*tools: str) -> None:
     for tool in tools:
         if shutil.which(tool) is None:
             missing(tool)
+
+
+def requires_package(name: str, *, in_ci: bool = True) -> None:
+    """Go on only where Python can import this; CI need not have what the test extra lacks."""
+    if importlib.util.find_spec(name) is None:
+        if in_ci:
+            missing(f"the package {name}")
+        pytest.skip(f"the package {name} is missing, and is not in the test extra")
 
 
 def requires_root() -> None:

@@ -1,0 +1,1 @@
+"""Servers of other packages, each adopted as its user would."""
