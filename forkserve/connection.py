@@ -109,6 +109,8 @@ class Connection(Descriptor):
         Raises MessageTooLong if that is over limit bytes, IncompleteRead if the peer ends the
         connection before the separator. What comes after it stays for the next read.
         """
+        if not separator:
+            raise ValueError("an empty separator ends no message")
         received = self.buffers().input
         searched = 0
         while (found := received.find(separator, searched)) < 0:

@@ -13,8 +13,8 @@ class Wakeup:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def ring(self) -> None:
-        """End the wait that watches this pipe."""
-        with contextlib.suppress(BlockingIOError):
+        """End the wait that watches this pipe, unless the process that waited is gone."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self.writer, b"\0")
 
     def drain(self) -> None:

@@ -80,6 +80,19 @@ def test_strays_end_with_a_quitting_server(mode: Mode) -> None:
 
 
 @every_mode
+def test_strays_of_a_dead_worker(mode: Mode) -> None:
+    """What was left by a worker that died before the stop is not left after it either (F47)."""
+    with (
+        running(STRAYS, *mode.arguments, expect=f"worker|{FORKS}") as server,
+        strays_of(server) as client,
+    ):
+        doomed = int(clients.command(client, mode.worker))
+        os.kill(doomed, signal.SIGKILL)
+        server.wait_for_line("in place of one that died")
+        assert server.stop(signal.SIGTERM) == 0
+
+
+@every_mode
 def test_a_handler_collects_its_own_child(mode: Mode) -> None:
     """The status of a handler's own child is the handler's: nobody else has taken it (F47)."""
     with (

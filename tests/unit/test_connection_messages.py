@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from forkserve.connection import Connection
 from forkserve.errors import MessageTooLong
 from forkserve.streams import Reader
+from tests.unit.conftest import Pair
 from tests.unit.fakes import make_connection
 
 if TYPE_CHECKING:
@@ -132,3 +133,9 @@ def test_a_limit_holds_however_a_message_is_cut(
         else:
             with pytest.raises(MessageTooLong):
                 connection.recv_until(separator, limit)
+
+
+def test_an_empty_separator_is_refused(pair: Pair) -> None:
+    """It would end a message before its first byte, and a loop of messages never."""
+    with pytest.raises(ValueError, match="empty separator"):
+        pair[0].recv_until(b"")

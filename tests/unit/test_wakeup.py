@@ -76,3 +76,11 @@ def test_closing_gives_both_ends_back() -> None:
     wakeup.close()
     assert is_closed(wakeup.reader)
     assert is_closed(wakeup.writer)
+
+
+def test_nobody_waits_any_more() -> None:
+    """A child may ring for a parent that has just been killed."""
+    wakeup = Wakeup()
+    os.close(wakeup.reader)
+    wakeup.ring()
+    os.close(wakeup.writer)
