@@ -80,6 +80,14 @@ def test_where_a_stream_is_cut_does_not_matter() -> None:
         assert read_exactly(client, len(WANTED[-1])) == WANTED[-1]
 
 
+def test_the_largest_message_is_answered() -> None:
+    """A message of a mebibyte, which no one call of recv brings, comes back whole."""
+    payload = bytes(range(256)) * 4096
+    with running(SOCKPERF) as server, connect(server.address) as client:
+        answer = exchange(client, message(1, ASKS, payload[14:]))
+    assert answer == message(1, ANSWERS, payload[14:])
+
+
 @pytest.mark.parametrize("size", [0, 13, (1 << 20) + 1, (1 << 32) - 1])
 def test_a_length_that_cannot_be_ends_the_connection(size: int) -> None:
     """A message shorter than its header, or larger than sockperf makes any, is not waited for."""
