@@ -42,7 +42,8 @@ class Connection(Descriptor):
     """A stream socket that a handler reads and writes, blocking.
 
     Made by a Listener, which fills in the slots; owned by run_handler, which closes it.
-    Not for two threads at a time, but interrupt() may come from any.
+    Not for two threads at a time; but one may read while another calls the socket's own send(), and
+    interrupt() may come from any.
     """
 
     __slots__ = ("_borrowed", "_buffers", "address", "at_end", "is_idle", "listener")

@@ -81,23 +81,27 @@ class StockServer:
     def serve(self, request: Datagram | AdoptedRequest) -> None:
         """Do with a request what the object would, in this thread."""
         server = self._servers[request.listener]
-        if isinstance(request, Datagram):
-            if request.truncated:
-                warn_of_truncation(request)
-            given: Any = (request.data, server.socket)
-            _process(server, given, request.address)
-        else:
-            given = request.request
-            try:
-                if _shake_hands(given):
-                    _process(server, given, request.client_address)
-                else:
-                    server.shutdown_request(given)
-            finally:
+        given, address = _unpack(request)
+        try:
+            if _shake_hands(given):
+                _process(server, given, address)
+            else:
+                server.shutdown_request(given)
+        finally:
+            if not isinstance(request, Datagram):
                 request.let_go()
-        error = server.raised.pop(id(given), None)
+            error = server.raised.pop(id(given), None)
         if error is not None:
             raise error
+
+
+def _unpack(request: Datagram | AdoptedRequest) -> tuple[Any, Any]:
+    """Return the request and the client address as the object's methods take them."""
+    if not isinstance(request, Datagram):
+        return request.request, request.client_address
+    if request.truncated:
+        warn_of_truncation(request)
+    return (request.data, request.listener.socket), request.address
 
 
 def _process(server: Any, given: Any, address: Any) -> None:
