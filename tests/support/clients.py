@@ -3,10 +3,12 @@
 import contextlib
 import http.client
 import json
+import os
+import secrets
 import select
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -153,3 +155,67 @@ def fetch(address: str, path: str, timeout: float = 10.0) -> bytes:
         response = client.getresponse()
         assert response.status == 200, response.status
         return response.read()
+
+
+@contextlib.contextmanager
+def sender(address: str, timeout: float = 10.0, host: str = "") -> Iterator[socket.socket]:
+    """Yield a datagram socket that sends to an address, or to that port of another host.
+
+    It has an address of its own, and gets only what comes from the address it sends to.
+    """
+    parts = urlsplit(address)
+    with contextlib.ExitStack() as stack:
+        if parts.scheme == "unixgram":
+            client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            own = f"{parts.path}-{secrets.token_hex(4)}"
+            client.bind(own)
+            stack.callback(os.unlink, own)
+            client.connect(parts.path)
+        else:
+            host = host or EVERYWHERE.get(parts.hostname or "", parts.hostname or "")
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            client = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+            client.connect((host, port_of(address)))
+        client.settimeout(timeout)
+        yield client
+
+
+def answer(client: socket.socket, payload: bytes) -> bytes:
+    """Send one datagram and return the next that comes."""
+    client.send(payload)
+    return client.recv(1 << 17)
+
+
+def ask_datagram(address: str, payload: bytes | str, timeout: float = 10.0, host: str = "") -> str:
+    """Return the answer to one datagram from a socket of its own."""
+    with sender(address, timeout, host) as client:
+        return answer(client, payload.encode() if isinstance(payload, str) else payload).decode()
+
+
+def waiting_datagrams(client: socket.socket) -> list[bytes]:
+    """Return what has come already, and do not wait for more."""
+    found = []
+    timeout = client.gettimeout()
+    client.setblocking(False)
+    with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+        while True:
+            found.append(client.recv(1 << 17))
+    client.settimeout(timeout)
+    return found
+
+
+def exchange_datagrams(
+    client: socket.socket, payloads: Sequence[bytes], window: int = 4
+) -> list[bytes]:
+    """Send every datagram, at most `window` of them unanswered, and return the answers.
+
+    None is sent twice. Fails if one stays out; what came beyond the last answer is returned too.
+    """
+    answers: list[bytes] = []
+    for sent, payload in enumerate(payloads):
+        if sent - len(answers) >= window:
+            answers.append(client.recv(1 << 17))
+        client.send(payload)
+    while len(answers) < len(payloads):
+        answers.append(client.recv(1 << 17))
+    return answers + waiting_datagrams(client)

@@ -63,6 +63,14 @@ KINDS = [
     Kind("base-request", handler("echo.py:Base"), handler("acts.py:Base")),
     Kind("stream-request", handler("echo.py:StreamRequest"), handler("acts.py:StreamRequest")),
 ]
+DATAGRAM_KINDS = [
+    Kind("datagram", handler("datagrams.py:Echo"), handler("datagrams.py:Act")),
+    Kind("function", handler("datagrams.py:echo"), handler("datagrams.py:act")),
+    Kind(
+        "datagram-request", handler("datagrams.py:EchoRequest"), handler("datagrams.py:ActRequest")
+    ),
+    Kind("base-request", handler("datagrams.py:EchoBase"), handler("datagrams.py:ActBase")),
+]
 HTTP = Kind("http", "http.server:SimpleHTTPRequestHandler")
 
 ACTS = handler("acts.py:Stream")
