@@ -98,12 +98,12 @@ def test_a_block(mode: str, kind: type, make: Make) -> None:
         ask(serving.addresses[0])
 
 
-def test_nothing_but_the_class_is_changed_before(make: Make) -> None:
-    """An object that is to be served, and is not yet, is as it was."""
+def test_nothing_happens_before(make: Make) -> None:
+    """An object that is to be served, and is not yet, listens where and as it did."""
     server = make()
     before = dict(vars(server))
     serve(server)
-    assert vars(server) == before
+    assert before.items() <= vars(server).items()
     assert type(server).__name__ == "TCPServer"
     assert isinstance(server, socketserver.TCPServer)
 
