@@ -34,16 +34,11 @@ class Guest:
     answer: Callable[[int], object]
     tools: tuple[str, ...] = ()
     scheme: str = "tcp"
-    answers_later: bool = False  # in a thread of its own, when the handler has returned
 
     @property
     def is_in_test_extra(self) -> bool:
         """Tell whether CI has the package."""
         return self.package in IN_TEST_EXTRA
-
-    def can_be_served_in(self, mode: Mode) -> bool:
-        """Tell whether the process of a connection lives until its answer, as ForkingMixIn's."""
-        return mode.lasting or not self.answers_later
 
 
 # -- the clients, each the package's own where it has one
@@ -189,25 +184,6 @@ def shared(number: int) -> object:
     return b"content"
 
 
-def verify(peer: Peer, number: int) -> object:
-    """Open an association, send C-ECHO twice and release it."""
-    from pynetdicom import AE
-    from pynetdicom.sop_class import Verification
-
-    node = AE(f"CLIENT{number}")
-    node.add_requested_context(Verification)
-    association = node.associate(*peer)
-    assert association.is_established
-    status = [association.send_c_echo().Status, association.send_c_echo().Status]
-    association.release()
-    return status
-
-
-def verified(number: int) -> object:
-    """Return success twice."""
-    return [0, 0]
-
-
 GUESTS = [
     Guest("dnslib-udp", "zone.py:udp", "dnslib", look_up(tcp=False), address_of, scheme="udp"),
     Guest("dnslib-tcp", "zone.py:tcp", "dnslib", look_up(tcp=True), address_of),
@@ -218,9 +194,6 @@ GUESTS = [
     Guest("pyzor", "digests.py:make", "pyzor", pong, ponged, scheme="udp"),
     Guest("dulwich", "repositories.py:server", "dulwich", clone, cloned, ("git",)),
     Guest("impacket", "share.py:server", "impacket", read_share, shared),
-    Guest(
-        "pynetdicom", "verification.py:server", "pynetdicom", verify, verified, answers_later=True
-    ),
     Guest("django", "greeting.py:server", "django", get, greeted, ("curl",)),
 ]
 PLAIN = {"thread", "prefork"}
@@ -236,7 +209,6 @@ def everywhere() -> list[Any]:
             marks=() if guest.is_in_test_extra and mode.name in PLAIN else pytest.mark.heavy,
         )
         for guest, mode in product(GUESTS, MODES)
-        if guest.can_be_served_in(mode)
     ]
 
 
