@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from forkserve.acceptor import Dispatcher
 from forkserve.binding import AnyListener
 from forkserve.door import Attendance, Door
-from forkserve.handler import Inline, Serve, make_run_datagram, make_run_handler
+from forkserve.handler import Serve
+from forkserve.run_handler import Inline, make_run_datagram, make_run_handler
 from forkserve.stop import Stop
 from forkserve.wait import Wait
 from forkserve.wakeup import Wakeup

@@ -6,8 +6,8 @@ from time import monotonic
 
 from forkserve.acceptor import accept_loop
 from forkserve.door import GRACE, PAUSE, QUIET
-from forkserve.handler import Inline
 from forkserve.log import log
+from forkserve.run_handler import Inline
 from forkserve.service import Service
 from forkserve.wait import READABLE, Wait
 from forkserve.wakeup import Wakeup

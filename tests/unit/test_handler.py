@@ -9,7 +9,8 @@ import pytest
 
 from forkserve.connection import Connection
 from forkserve.errors import IncompleteRead
-from forkserve.handler import StreamHandler, format_peer, make_run_handler, serve_with
+from forkserve.handler import StreamHandler, serve_with
+from forkserve.run_handler import format_peer, make_run_handler
 from forkserve.stop import Stop
 from tests.unit.conftest import Pair
 
@@ -146,7 +147,7 @@ def test_out_of_memory_retires_the_worker(pair: Pair, caplog: pytest.LogCaptureF
 
 def test_an_exception_that_cannot_be_shown(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exit code that raises when it is shown ends its connection and nothing else."""
-    from forkserve import handler
+    from forkserve import run_handler
     from forkserve.log import Log
 
     class Unspeakable:
@@ -155,7 +156,7 @@ def test_an_exception_that_cannot_be_shown(pair: Pair, monkeypatch: pytest.Monke
 
     log = Log()
     log.to_standard_error("warning")
-    monkeypatch.setattr(handler, "log", log)
+    monkeypatch.setattr(run_handler, "log", log)
     run(pair[0], raising(SystemExit(Unspeakable())))
 
 

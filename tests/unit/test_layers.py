@@ -26,6 +26,7 @@ ROWS = (
     ("acceptor", "stock_server"),
     ("stock_request",),
     ("door", "compat"),
+    ("run_handler",),
     ("handler", "view", "binding", "admission"),
     ("listener", "datagram", "streams", "lingering"),
     ("connection", "endpoint"),

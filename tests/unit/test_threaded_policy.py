@@ -2,7 +2,7 @@
 
 import pytest
 
-from forkserve.handler import Inline
+from forkserve.run_handler import Inline
 from forkserve.strategies.threaded import STEP, STUCK_TICKS, count_surplus, lanes_to_add
 
 
