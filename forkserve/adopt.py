@@ -62,7 +62,7 @@ def with_second_chance(make: Callable[[], Any]) -> Any:
         if address is None:
             raise
         assert isinstance(refusal, OSError)
-    from forkserve.stock_server import make_unbound
+    from forkserve.stock_binding import make_unbound
 
     return make_unbound(make, address, refusal)
 

@@ -24,7 +24,7 @@ ROWS = (
     ("strategies.iterative", "strategies.threaded", "strategies.forking"),
     ("service",),
     ("acceptor", "stock_server"),
-    ("stock_request",),
+    ("stock_request", "stock_binding"),
     ("door", "compat"),
     ("run_handler",),
     ("handler", "view", "binding", "admission"),

@@ -1,0 +1,148 @@
+"""Bind the socket of a socketserver server object, or move it."""
+
+import contextlib
+import socket
+import socketserver
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from forkserve.address import (
+    DEFAULT_BACKLOG,
+    Address,
+    TCPAddress,
+    UDPAddress,
+    UnixAddress,
+    UnixgramAddress,
+    format_inet,
+)
+from forkserve.binding import AnyListener, explain, listen
+from forkserve.errors import ListenError
+
+
+def own_address(server: Any) -> Address:
+    """Return the address that the object was made with, or has bound."""
+    place, is_datagram = server.server_address, server.socket_type == socket.SOCK_DGRAM
+    if server.address_family == socket.AF_UNIX:
+        path = place if isinstance(place, str) else "@" + bytes(place[1:]).decode(errors="replace")
+        if is_datagram:
+            return UnixgramAddress(f"unixgram://{path}", path)
+        return UnixAddress(f"unix://{path}", path)
+    host, port = place[:2]
+    host = host or ("::" if server.address_family == socket.AF_INET6 else "0.0.0.0")
+    if is_datagram:
+        return UDPAddress(format_inet("udp", host, port), host, port)
+    return TCPAddress(format_inet("tcp", host, port), host, port)
+
+
+def listen_at_home(server: Any) -> None:
+    """Have the object bind its socket if its constructor has not, and let more clients wait."""
+    try:
+        if not _is_bound(server.socket):
+            server.server_bind()
+        if server.socket_type != socket.SOCK_DGRAM:
+            if not server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                server.server_activate()
+            listen(server.socket, max(DEFAULT_BACKLOG, server.request_queue_size))
+    except OSError as error:
+        server.socket.close()
+        raise explain(error, own_address(server)) from error
+
+
+def _is_bound(own: socket.socket) -> bool:
+    name = own.getsockname()
+    return bool(name[1] if isinstance(name, tuple) else name)
+
+
+def move(server: Any, opened: AnyListener) -> None:
+    """Let server_bind and server_activate run on a socket that has nothing left to bind."""
+    own = server.socket  # closed by now
+    bound = server.socket = _Bound(opened)
+    server.server_address, server.address_family = opened.name, opened.socket.family
+    server.server_bind()
+    server.server_activate()
+    if opened.path and hasattr(server, "server_port"):
+        server.server_name, server.server_port = "localhost", 0
+    if server.socket is bound:
+        bound.detach()
+        server.socket = _wrap_like(own, opened.socket)
+    else:
+        opened.socket.detach()  # wrapped by an override, which has the descriptor now
+
+
+class _Bound(socket.socket):
+    """A socket that is bound and listens already."""
+
+    def __init__(self, opened: AnyListener) -> None:
+        one = opened.socket
+        super().__init__(one.family, one.type, one.proto, one.fileno())
+        self._opened = opened
+
+    def bind(self, address: Any) -> None:
+        """Do nothing."""
+
+    def listen(self, backlog: int = 0) -> None:
+        """Do nothing."""
+
+    def getsockname(self) -> Any:
+        """Return the address as it was configured."""
+        return self._opened.name
+
+    def setsockopt(self, *arguments: Any) -> None:
+        """As ever, but for options that a socket of this family does not have."""
+        with contextlib.suppress(OSError):
+            super().setsockopt(*arguments)
+
+
+def _wrap_like(own: socket.socket, opened: socket.socket) -> socket.socket:
+    ssl = sys.modules.get("ssl")
+    if ssl is None or not isinstance(own, ssl.SSLSocket):
+        return opened
+    wrapped: socket.socket = own.context.wrap_socket(opened, server_side=True)
+    return wrapped
+
+
+# -- a constructor whose address is taken
+
+
+def make_unbound(make: Callable[[], Any], address: object, refusal: OSError) -> Any:
+    """Make once more what was refused its address, which may be served elsewhere, or freed yet.
+
+    ``make`` returns the server object, or the function that makes one; what other objects are
+    refused meanwhile is as fatal as before. Raises ListenError.
+    """
+    try:
+        with _putting_off_refusals() as refused:
+            made = make()
+    except Exception:
+        refused, made = [(None, refusal)], None
+    for server, error in refused:
+        if server is not made:
+            reason = error.strerror or error
+            raise ListenError(f"cannot listen on {_show(address)}: {reason}") from error
+    return made
+
+
+@contextlib.contextmanager
+def _putting_off_refusals() -> Iterator[list[tuple[Any, OSError]]]:
+    """Let constructors go on whose address is taken, and yield the list of them."""
+    refused: list[tuple[Any, OSError]] = []
+    construct = socketserver.TCPServer.__init__
+
+    def construct_anyway(self: Any, *arguments: Any, **named: Any) -> None:
+        try:
+            construct(self, *arguments, **named)
+        except OSError as error:  # its socket is closed now
+            refused.append((self, error))
+
+    socketserver.TCPServer.__init__ = construct_anyway  # type: ignore[method-assign]
+    try:
+        yield refused
+    finally:
+        socketserver.TCPServer.__init__ = construct  # type: ignore[method-assign]
+
+
+def _show(address: object) -> str:
+    if isinstance(address, tuple):
+        return format_inet("tcp", *address[:2]).removeprefix("tcp://")
+    return str(address)
