@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.to_standard_error(settings.log_level)
         server = _make_server(target, settings)
         if command == "check":
+            server.close()
             _say(f"forkserve: {target} can be served in {settings.mode} mode")
         else:
             server.run(ready_fd=settings.ready_fd)

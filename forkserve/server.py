@@ -89,7 +89,11 @@ class Server:
         if not addresses and self._adopted.server is None:
             addresses = (DEFAULT_ADDRESS,)
         self._addresses = [parse_address(text) for text in addresses]
-        refuse_misfits(self._adopted, self._addresses)
+        try:
+            refuse_misfits(self._adopted, self._addresses)
+        except SettingsError:
+            self.close()
+            raise
         self._in_process = in_process
         self._make_dispatcher = dispatcher
         self._strategy = strategy or make_strategy(
@@ -155,6 +159,11 @@ class Server:
         """
         if self._session is not None:
             self._session.stop(timeout)
+
+    def close(self) -> None:
+        """Give up what a server object has bound, if it is not going to be served."""
+        if self._adopted.server is not None:
+            self._adopted.server.leave()
 
     def __enter__(self) -> Self:
         self.start()

@@ -18,6 +18,7 @@ from forkserve.address import (
 )
 from forkserve.binding import AnyListener, explain, listen
 from forkserve.errors import ListenError
+from forkserve.unix_path import identify
 
 
 def own_address(server: Any) -> Address:
@@ -35,6 +36,14 @@ def own_address(server: Any) -> Address:
     return TCPAddress(format_inet("tcp", host, port), host, port)
 
 
+def identify_own(server: Any) -> tuple[int, int] | None:
+    """Return what tells the file of a Unix socket that the object has bound, if it has."""
+    own = server.socket
+    if own.family != socket.AF_UNIX or own.fileno() < 0 or not _is_bound(own):
+        return None
+    return identify(server.server_address) if isinstance(server.server_address, str) else None
+
+
 def listen_at_home(server: Any) -> None:
     """Have the object bind its socket if its constructor has not, and let more clients wait."""
     try:
@@ -43,6 +52,8 @@ def listen_at_home(server: Any) -> None:
         if server.socket_type != socket.SOCK_DGRAM:
             if not server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 server.server_activate()
+            # Or what is in TIME_WAIT after a stop would keep the next one from binding (tcp(7)).
+            server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listen(server.socket, max(DEFAULT_BACKLOG, server.request_queue_size))
     except OSError as error:
         server.socket.close()
@@ -63,6 +74,8 @@ def move(server: Any, opened: AnyListener) -> None:
     server.server_activate()
     if opened.path and hasattr(server, "server_port"):
         server.server_name, server.server_port = "localhost", 0
+        if hasattr(server, "setup_environ"):  # WSGI servers have both in there too
+            server.setup_environ()
     if server.socket is bound:
         bound.detach()
         server.socket = _wrap_like(own, opened.socket)

@@ -2,12 +2,13 @@
 
 import contextlib
 import copy
+import os
 import socket
 import socketserver
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forkserve.address import Address
 from forkserve.binding import AnyListener, open_listeners
@@ -15,7 +16,7 @@ from forkserve.compat import warn_of_truncation
 from forkserve.datagram import Datagram, DatagramListener
 from forkserve.errors import ForkserveError, SettingsError, TargetError
 from forkserve.log import log
-from forkserve.stock_binding import listen_at_home, move, own_address
+from forkserve.stock_binding import identify_own, listen_at_home, move, own_address
 from forkserve.stock_request import AdoptedRequest, StockDatagramListener, StockListener
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class StockServer:
         self._server = server
         self.is_datagram = server.socket_type == socket.SOCK_DGRAM
         self._servers: dict[AnyListener, Any] = {}  # the object, or its copy, that each belongs to
+        self._file = identify_own(server)
         _replace_the_loop(server)
 
     def listen(self, addresses: Sequence[Address]) -> list[AnyListener]:
@@ -45,17 +47,23 @@ class StockServer:
         Raises ListenError, and SettingsError if an inherited socket is of another kind.
         """
         self._servers.clear()
-        own = self._server.socket
-        if not addresses and own.fileno() < 0:  # as constructors do that fail
+        if not addresses and self._server.socket.fileno() < 0:  # as constructors do that fail
             addresses = [own_address(self._server)]
         if addresses:
-            own.close()  # it may be one of these addresses
+            self.leave()  # it may be one of these addresses
             self._move_all(open_listeners(addresses))
         else:
             _call_its_own(lambda: listen_at_home(self._server))
             address = own_address(self._server)
             self._servers[_make_listener(self._server, address, is_owned=True)] = self._server
         return list(self._servers)
+
+    def leave(self) -> None:
+        """Close the socket that the object has bound, and remove the file of a Unix one."""
+        if self._server.socket.fileno() >= 0:
+            if self._file is not None and self._file == identify_own(self._server):
+                os.unlink(self._server.server_address)
+            self._server.socket.close()
 
     def _move_all(self, opened: Sequence[AnyListener]) -> None:
         """Let the object, and a copy of it for each further address, be at home there."""
@@ -73,7 +81,7 @@ class StockServer:
 
     def attach(self, listener: AnyListener, view: "View") -> None:
         """Give the object that is served at the listener what our own handlers see."""
-        self._servers[listener].forkserve = view
+        self._servers[listener].forkserve = Adoption(view, {})
 
     def serve(self, request: Datagram | AdoptedRequest) -> None:
         """Do with a request what the object would, in this thread."""
@@ -83,11 +91,11 @@ class StockServer:
             if _shake_hands(given):
                 _process(server, given, address)
             else:
-                server.shutdown_request(given)
+                _end(server, given)
         finally:
             if not isinstance(request, Datagram):
                 request.let_go()
-            error = server.raised.pop(id(given), None)
+            error = server.forkserve.raised.pop(id(given), None)
         if error is not None:
             raise error
 
@@ -119,13 +127,24 @@ def _process(server: Any, given: Any, address: Any) -> None:
             server.process_request(given, address)
         else:
             server.shutdown_request(given)
-    except BaseException as error:
+    except Exception:
         try:
-            if not isinstance(error, Exception):
-                raise
             server.handle_error(given, address)
         finally:
-            server.shutdown_request(given)
+            _end(server, given)
+    except BaseException:
+        _end(server, given)
+        raise
+
+
+def _end(server: Any, given: Any) -> None:
+    """End a request as the object does, and if that fails, all the same."""
+    try:
+        server.shutdown_request(given)
+    except BaseException as error:
+        log.debug("shutdown_request raised %s: %s", type(error).__name__, error)
+        with contextlib.suppress(AttributeError, OSError):
+            given.close()
 
 
 def _shake_hands(given: Any) -> bool:
@@ -147,26 +166,32 @@ def _shake_hands(given: Any) -> bool:
 # -- in place of the object's own loop
 
 
+class Adoption(NamedTuple):
+    """What an adopted object knows of forkserve."""
+
+    view: "View"
+    raised: dict[int, BaseException]  # what handle_error was called for, by the request's id
+
+
 class _Served(socketserver.BaseServer):
     """What takes the place of BaseServer's own methods, below all overrides."""
 
-    forkserve: "View"
-    raised: dict[int, BaseException]  # what handle_error was called for, by the request's id
+    forkserve: Adoption
 
     @property
     def stopping(self) -> bool:
         """Whether the end is near: finish soon, begin nothing long."""
-        return self.forkserve.stopping
+        return self.forkserve.view.stopping
 
     def shutdown(self) -> None:
         """Ask the whole server to stop, and return at once."""
-        self.forkserve.shutdown()
+        self.forkserve.view.shutdown()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Leave the error to run_handler, which says it in one way for all."""
         error = sys.exc_info()[1]
         if error is not None:
-            self.raised[id(request)] = error
+            self.forkserve.raised[id(request)] = error
 
 
 class _NotThreading(socketserver.ThreadingMixIn):
@@ -201,7 +226,6 @@ def _replace_the_loop(server: Any) -> None:
         bases.append(_NotForking)
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__slots__": ()}
     try:
-        server.raised = {}
         server.__class__ = type(kind.__name__, (*bases, _Served), names)
     except TypeError as error:
         raise TargetError(f"this {kind.__qualname__} cannot be adopted: {error}") from error

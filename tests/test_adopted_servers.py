@@ -116,7 +116,6 @@ def take_away(folder: Path) -> list[str]:
     return [path.name for path in left]
 
 
-@pytest.mark.xfail(reason="the path that the constructor bound stays", strict=True)
 def test_nothing_is_left_where_it_was(tmp_path: Path) -> None:
     """An object that moves away from the path that it was made with leaves nothing there."""
     with serving("unix", MODE["thread"], tmp_path, [TCP]) as server:
@@ -129,8 +128,6 @@ def test_every_kind_of_http_is_served(kind: str, mode: Mode, place: str, tmp_pat
     """HTTP and WSGI servers have the name and port of the address that they serve."""
     with serving(kind, mode, tmp_path, ELSEWHERE[place]) as server:
         seen = json.loads(clients.fetch(server.address, "/"))
-        if kind == "wsgi" and place == "unix":
-            pytest.xfail("base_environ is made before the name and the port are mended")
         port = 0 if server.address.startswith("unix") else clients.port_of(server.address)
         assert int(seen["SERVER_PORT" if kind == "wsgi" else "server_port"]) == port
         assert seen["SERVER_NAME" if kind == "wsgi" else "server_name"]
@@ -435,16 +432,10 @@ METHODS = [
     "close_request",
     "handle_error",
 ]
-LEAKS = pytest.mark.xfail(
-    reason="the error, and with it the request, is kept for ever", strict=False
-)
 
 
 def _marks_of(method: str, fault: str, mode: Mode) -> list[pytest.MarkDecorator]:
-    """Return whether it is heavy, and whether it is known to fail."""
-    stays = mode.lasting or mode.name == "process-reused"
-    if method in {"shutdown_request", "close_request"} and stays:
-        return [pytest.mark.heavy, LEAKS]
+    """Return whether it is heavy."""
     return [] if fault == "ValueError" and mode in PLAIN_MODES else [pytest.mark.heavy]
 
 
@@ -778,7 +769,6 @@ def test_check() -> None:
     assert "can be served" in ended.stderr
 
 
-@pytest.mark.xfail(reason="the object's own socket is not closed", strict=True)
 @pytest.mark.parametrize(
     "arguments", [("check",), ("run", "-b", "udp://127.0.0.1:0")], ids=["check", "misfit"]
 )

@@ -1,5 +1,6 @@
 """A thread for each live connection, and no more threads than it takes."""
 
+import itertools
 import threading
 from functools import partial
 from time import monotonic
@@ -74,6 +75,7 @@ class Lanes:
         self._stuck_ticks = 0
         self._taken_at_last_tick = 0
         self._lanes = 0
+        self._numbers = itertools.count(1)
         self._no_thread_until = 0.0
         self._no_thread_said_at = -QUIET
         self._gate_opens_at: float | None = None
@@ -192,7 +194,10 @@ class Lanes:
             lane = self._service.make_lane(self._door.linger)
             try:
                 threading.Thread(
-                    target=self._run_lane, args=[lane], name="forkserve-lane", daemon=True
+                    target=self._run_lane,
+                    args=[lane],
+                    name=f"forkserve-lane-{next(self._numbers)}",  # some handlers go by the name
+                    daemon=True,
                 ).start()
             except RuntimeError as error:
                 self._service.lanes.remove(lane)

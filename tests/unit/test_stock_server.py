@@ -31,10 +31,7 @@ kinds_of_reuse = pytest.mark.parametrize(
     "kind",
     [
         Reusing,
-        pytest.param(
-            socketserver.TCPServer,
-            marks=pytest.mark.xfail(reason="TIME_WAIT of its connections has no SO_REUSEADDR"),
-        ),
+        socketserver.TCPServer,
     ],
 )
 
@@ -121,7 +118,6 @@ def test_serving_twice(mode: str, kind: type, make: Make) -> None:
     assert seen[0] == seen[1]
 
 
-@pytest.mark.xfail(reason="the listener of the first time is served the second time", strict=True)
 @both_modes
 def test_the_same_forkserve_server_twice(mode: str, make: Make) -> None:
     """A Server of an object may be started again, too."""
