@@ -80,11 +80,8 @@ class Redis(forkserve.StreamHandler):
 
     def next_line(self) -> bytes:
         """Return the line that begins the next command, b"" if there is none."""
-        if self.connection.buffers().input:  # idle() would send each reply of a pipeline alone
+        with self.connection.idle():
             line = self.rfile.readline(LONGEST_LINE)
-        else:
-            with self.connection.idle():
-                line = self.rfile.readline(LONGEST_LINE)
         if len(line) == LONGEST_LINE:
             raise ProtocolError("too big inline request")
         return line if line.endswith(b"\n") else b""

@@ -243,7 +243,8 @@ class Connection(Descriptor):
     def idle(self) -> "Idle":
         """Mark a block in which nothing is lost if the connection ends: a stop ends it at once.
 
-        The read in the block then returns b"", as if the peer had closed.
+        The read in the block then returns b"", as if the peer had closed. What was written is
+        sent first. A message of which a part has been read already is not interrupted.
         """
         return Idle(self)
 
@@ -311,6 +312,8 @@ class Idle:
 
     def __enter__(self) -> None:
         connection = self._connection
+        if connection._buffers is not None and connection._buffers.input:
+            return  # the next message, or its beginning, is there: no wait, and nothing to flush for
         connection.flush()
         connection.is_idle = True
         if connection.listener.server.stopping:  # looked at second: a stop in between sees us idle

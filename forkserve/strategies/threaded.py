@@ -79,6 +79,7 @@ class Lanes:
         self._no_thread_until = 0.0
         self._no_thread_said_at = -QUIET
         self._gate_opens_at: float | None = None
+        self._is_gate_open = False
         self._surplus = 0
         self._served: dict[Inline, int] = {}
         self._census_at = 0.0
@@ -151,6 +152,8 @@ class Lanes:
         wait.forget(self._door_wait.fileno())
 
     def _timeout(self) -> float | None:
+        if self._is_gate_open:
+            return None  # until the last lane rings
         if self._gate_opens_at is not None:
             return max(0.0, self._gate_opens_at - monotonic())
         if not self._on_duty:
@@ -214,12 +217,16 @@ class Lanes:
             self._no_thread_said_at = now
 
     def _close_door(self, now: float) -> None:
+        """Let the lanes that wait go, once whoever is about to come has come."""
+        if self._is_gate_open:
+            return
         stop = self._service.stop
-        if self._gate_opens_at is None and not self._door.is_closing:
-            self._gate_opens_at = now + (0.0 if stop.is_retired or stop.is_hurried else GRACE)
-        if stop.is_hurried or (self._gate_opens_at is not None and now >= self._gate_opens_at):
-            self._gate_opens_at = None
+        is_urgent = stop.is_hurried or stop.is_retired
+        if self._gate_opens_at is None:
+            self._gate_opens_at = now + GRACE
+        if is_urgent or now >= self._gate_opens_at:
+            self._is_gate_open = True
             self._door.is_closing = True
-            if not (self._at_door or stop.is_hurried or stop.is_retired) and self._can_grow():
+            if not (self._at_door or is_urgent) and self._can_grow():
                 self._add(1)  # all are held up: somebody has to see to the queue
             self._gate.ring()

@@ -799,3 +799,17 @@ def test_a_descriptor_closed_behind_our_back_is_no_error(pair: Pair) -> None:
     os.close(connection.fileno())
     close_quietly(connection)
     assert connection.fileno() == -1
+
+
+def test_idle_with_a_message_in_the_buffer(pair: Pair) -> None:
+    """Where the next message is there already nobody waits: nothing is sent, nothing interrupted."""
+    connection, client = pair
+    client.sendall(b"one\ntwo\n")
+    assert connection.recv_until(b"\n") == b"one\n"
+    connection.write(b"kept")
+    with connection.idle():
+        assert not connection.is_idle
+        assert connection.recv_until(b"\n") == b"two\n"
+    client.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        client.recv(9)
