@@ -802,7 +802,7 @@ def test_a_descriptor_closed_behind_our_back_is_no_error(pair: Pair) -> None:
 
 
 def test_idle_with_a_message_in_the_buffer(pair: Pair) -> None:
-    """Where the next message is there already nobody waits: nothing is sent, nothing interrupted."""
+    """Where the next message is there already, nobody waits, and nothing is sent for that."""
     connection, client = pair
     client.sendall(b"one\ntwo\n")
     assert connection.recv_until(b"\n") == b"one\n"

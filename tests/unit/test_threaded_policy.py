@@ -1,9 +1,14 @@
 """How many threads a worker adds when all it has are held up."""
 
+import select
+
 import pytest
 
+from forkserve.door import GRACE
 from forkserve.run_handler import Inline
-from forkserve.strategies.threaded import STEP, STUCK_TICKS, count_surplus, lanes_to_add
+from forkserve.service import Service
+from forkserve.stop import Stop
+from forkserve.strategies.threaded import STEP, STUCK_TICKS, Lanes, count_surplus, lanes_to_add
 
 
 @pytest.mark.parametrize(
@@ -43,3 +48,19 @@ def test_few_lanes_are_left_alone() -> None:
     """The few that may wait at the door stay."""
     lanes = [Inline() for _ in range(4)]
     assert count_surplus(dict.fromkeys(lanes, 1), dict.fromkeys(lanes, 0)) == 0
+
+
+def test_the_gate_opens_whoever_has_closed_the_door() -> None:
+    """At a stop those who wait are let go, also if one of them was first to close the door."""
+    service = Service([], lambda _: None, Stop(), limit=4, is_shared=False)
+    service.open()
+    lanes = Lanes(service, 4)
+    service.stop.request()
+    lanes.arrive()
+    lanes._door.is_closing = True
+    lanes._close_door(0.0)
+    lanes._close_door(GRACE)
+    assert select.select([lanes._gate.reader], [], [], 0)[0]
+    lanes._gate.close()
+    lanes._door_wait.close()
+    service.close()
