@@ -391,14 +391,14 @@ def test_port_in_use(reused: int) -> None:
         owner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reused)
         owner.bind(("127.0.0.1", 0))
         place = f"udp://127.0.0.1:{owner.getsockname()[1]}"
-        done = run_command("run", ACT, "-b", place, timeout=50)
+        done = run_command("run", ACT, "-b", place)
     assert_one_line(done, 1, place, "in use")
 
 
 def test_port_of_a_running_server() -> None:
     """Two servers cannot have one UDP port."""
     with running(ACT, address=UDP) as server:
-        assert_one_line(run_command("run", ACT, "-b", server.address, timeout=50), 1, "in use")
+        assert_one_line(run_command("run", ACT, "-b", server.address), 1, "in use")
         assert clients.ask_datagram(server.address, "echo fine") == "fine"
 
 
