@@ -172,6 +172,9 @@ def _inherit(address: InheritedAddress) -> AnyListener:
 
 def _look_at(address: InheritedAddress, bound: socket.socket) -> AnyListener:
     if bound.type == socket.SOCK_DGRAM:
+        name = bound.getsockname()
+        if not (name[1] if isinstance(name, tuple) else name):
+            raise OSError(errno.EINVAL, "the socket is not bound")
         return DatagramListener(address, bound, is_owned=False)
     if bound.type != socket.SOCK_STREAM:
         raise OSError(errno.ESOCKTNOSUPPORT, "neither a stream nor a datagram socket")

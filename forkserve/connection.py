@@ -313,7 +313,7 @@ class Idle:
     def __enter__(self) -> None:
         connection = self._connection
         if connection._buffers is not None and connection._buffers.input:
-            return  # the next message, or its beginning, is there: no wait, and nothing to flush for
+            return  # the next message, or its beginning, is there: nobody waits
         connection.flush()
         connection.is_idle = True
         if connection.listener.server.stopping:  # looked at second: a stop in between sees us idle

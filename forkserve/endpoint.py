@@ -52,16 +52,14 @@ class Endpoint:
         self.server: ServerView
         self.is_owned = is_owned
         self.path = address.path if isinstance(address, PathAddress) else _read_path(bound)
+        self._text = _show(bound, self.path)  # for when it is closed as well
         self._owner = os.getpid() if is_owned else None
         self._place = os.path.abspath(self.path) if self.path else bound.getsockname()
         self._file = identify(self._place) if self.path and is_owned else None
         self._is_quiesced = mmap.mmap(-1, 1)  # shared with every process forked from here on
 
     def __str__(self) -> str:
-        scheme = _SCHEMES[bool(self.path), self.socket.type]
-        if self.path:
-            return f"{scheme}://{self.path}"
-        return format_inet(scheme, *self.socket.getsockname()[:2])
+        return self._text
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
@@ -98,6 +96,13 @@ class Endpoint:
         if self._file and self._owner == os.getpid() and identify(self._place) == self._file:
             os.unlink(self._place)
             self._file = None
+
+
+def _show(bound: socket.socket, path: str) -> str:
+    scheme = _SCHEMES[bool(path), bound.type]
+    if path:
+        return f"{scheme}://{path}"
+    return format_inet(scheme, *bound.getsockname()[:2])
 
 
 def _read_path(bound: socket.socket) -> str:

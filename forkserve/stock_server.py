@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from forkserve.address import Address
+from forkserve.address import Address, UDPAddress, UnixgramAddress
 from forkserve.binding import AnyListener, open_listeners
 from forkserve.compat import warn_of_truncation
 from forkserve.datagram import Datagram, DatagramListener
@@ -236,6 +236,9 @@ def _make_listener(server: Any, address: Address, *, is_owned: bool) -> AnyListe
         server.socket.do_handshake_on_connect = False  # not in the accept loop
     if server.socket_type != socket.SOCK_DGRAM:
         return StockListener(server, address, is_owned=is_owned)
+    is_its_own = server.max_packet_size != socketserver.UDPServer.max_packet_size
+    if is_its_own and isinstance(address, UDPAddress | UnixgramAddress):
+        address = address._replace(max_size=server.max_packet_size)  # what its class has set
     if type(server).get_request is socketserver.UDPServer.get_request:
         return DatagramListener(address, server.socket, is_owned=is_owned)
     return StockDatagramListener(server, address, is_owned=is_owned)

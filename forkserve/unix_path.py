@@ -11,12 +11,12 @@ from forkserve.address import UnixAddress, UnixgramAddress
 
 
 def open_at_path(address: UnixAddress | UnixgramAddress) -> socket.socket:
-    """Bind beside the path and rename over it, so that it is never there with a wrong mode.
+    """Bind, so that the path is never there with a wrong mode, and no client is refused.
 
-    The folder is locked meanwhile, so that of two servers starting at once one sees the other.
+    A listening socket is bound beside the path and renamed over it. The folder is locked meanwhile,
+    so that of two servers starting at once one sees the other.
     """
     path = address.path
-    kind = socket.SOCK_DGRAM if isinstance(address, UnixgramAddress) else socket.SOCK_STREAM
     folder = os.path.dirname(path) or "."
     with contextlib.ExitStack() as opened:
         locked = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -24,20 +24,39 @@ def open_at_path(address: UnixAddress | UnixgramAddress) -> socket.socket:
         fcntl.flock(locked, fcntl.LOCK_EX)
         if os.path.isdir(f"/proc/self/fd/{locked}"):
             folder = f"/proc/self/fd/{locked}"  # short, whatever the length of the path
-        beside = f"{folder}/.forkserve-{os.getpid()}"
         _refuse_occupied(path)
-        bound = socket.socket(socket.AF_UNIX, kind)
-        with contextlib.ExitStack() as failed:
-            failed.callback(bound.close)
-            os.fchmod(bound.fileno(), 0o600 & address.mode)
-            _remove(beside)
-            bound.bind(beside)
-            failed.callback(_remove, beside)
-            os.chmod(beside, address.mode)
-            if isinstance(address, UnixAddress):
-                bound.listen(address.backlog)
-            os.rename(beside, path)
-            failed.pop_all()
+        if isinstance(address, UnixAddress):
+            return _listen_beside(address, folder)
+        return _bind_in_place(address)
+
+
+def _listen_beside(address: UnixAddress, folder: str) -> socket.socket:
+    beside = f"{folder}/.forkserve-{os.getpid()}"
+    with contextlib.ExitStack() as failed:
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        failed.callback(bound.close)
+        os.fchmod(bound.fileno(), 0o600 & address.mode)
+        _remove(beside)
+        bound.bind(beside)
+        failed.callback(_remove, beside)
+        os.chmod(beside, address.mode)
+        bound.listen(address.backlog)
+        os.rename(beside, address.path)
+        failed.pop_all()
+    return bound
+
+
+def _bind_in_place(address: UnixgramAddress) -> socket.socket:
+    """Bind at the path itself, which is what a peer sees where an answer comes from."""
+    with contextlib.ExitStack() as failed:
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        failed.callback(bound.close)
+        os.fchmod(bound.fileno(), 0o600 & address.mode)
+        _remove(address.path)
+        bound.bind(address.path)
+        failed.callback(_remove, address.path)
+        os.chmod(address.path, address.mode)
+        failed.pop_all()
     return bound
 
 

@@ -528,7 +528,6 @@ def test_descriptor_that_cannot_be_served(
     assert words in line.lower()
 
 
-@pytest.mark.xfail(reason="it is served, and nothing can come to it")
 def test_unbound_udp_socket() -> None:
     """A UDP socket without a port is refused: nothing can come to it."""
     with socket.socket(type=socket.SOCK_DGRAM) as unbound:

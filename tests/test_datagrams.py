@@ -152,7 +152,6 @@ def test_handler_sees_whose_datagram_it_is(
             assert seen["socket"] == there
 
 
-@pytest.mark.xfail(reason="it comes from the path that the socket had before it was renamed")
 def test_answer_comes_from_the_configured_path(serve: Serve) -> None:
     """A Unix client sees its answer come from the path that it has asked."""
     with serve(ACT, MODE["prefork"], "unixgram") as server:

@@ -163,7 +163,6 @@ def test_a_limit_of_the_machine_is_for_the_accept_loop(number: int, listen: Open
         listener.accept()
 
 
-@pytest.mark.xfail(reason="the message asks the closed socket for its name, which raises OSError")
 def test_a_closed_socket_is_the_end_of_a_listener(listen: Open) -> None:
     """A socket that somebody else has closed is said to be."""
     listener = listen()
