@@ -39,13 +39,13 @@ def _take_burst(door: Door, listener: AnyListener, dispatch: Callable[[Request],
                 raise
             door.drop(listener)
             return True
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             door.pause(error)
             return False
         if request is None:
             return True
         door.taken += 1
         dispatch(request)
-        if door.is_full:
+        if door.is_full or door.is_paused:
             return False
     return True

@@ -106,11 +106,14 @@ def _adopt_class(target: type[Any]) -> Adopted:
                 return Adopted(name, serve, None, handler_class=target)
             return Adopted(name, None, serve, handler_class=target)
     if not find_stock(target, "BaseRequestHandler"):
-        a_server = find_stock(target, "BaseServer")
+        if find_stock(target, "BaseServer"):
+            raise TargetError(
+                f"{name} is no handler but a class of servers: serve an object of it, or a function"
+                " without arguments that returns one"
+            )
         raise TargetError(
             f"{name} is no handler: expected a subclass of forkserve.StreamHandler,"
             " forkserve.DatagramHandler or socketserver.BaseRequestHandler, or a function"
-            + (", or an object of this class" if a_server else "")
         )
     return Adopted(
         name,
@@ -143,7 +146,7 @@ def _make_server(name: str, function: Any) -> Any:
     except BaseException as error:
         kind = type(error).__name__
         raise TargetError(f"calling {name}() raised {kind}: {error}") from error
-    if not find_stock(server, "BaseServer"):
+    if isinstance(server, type) or not find_stock(server, "BaseServer"):
         raise TargetError(
             f"{name} is no handler: a function takes one argument, the connection or the datagram,"
             " or none and returns a socketserver server, not an object of type"

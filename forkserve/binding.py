@@ -171,6 +171,8 @@ def _inherit(address: InheritedAddress) -> AnyListener:
 
 
 def _look_at(address: InheritedAddress, bound: socket.socket) -> AnyListener:
+    if bound.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        raise OSError(errno.EAFNOSUPPORT, "neither an internet nor a Unix socket")
     if bound.type == socket.SOCK_DGRAM:
         name = bound.getsockname()
         if not (name[1] if isinstance(name, tuple) else name):

@@ -29,8 +29,12 @@ from forkserve.target import load_target  # noqa: E402
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; never raises."""
     parser = _make_parser()
-    given = vars(parser.parse_args(arguments))
+    known, unknown = parser.parse_known_args(arguments)
+    given = vars(known)
     command, target = given.pop("command"), given.pop("target")
+    if unknown:
+        given.pop("parser").error(f"unrecognized arguments: {' '.join(unknown)}")
+    del given["parser"]
     try:
         if not sys.platform.startswith("linux"):
             raise ForkserveError("forkserve runs on Linux only")
@@ -42,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(f"forkserve: {target} can be served in {settings.mode} mode")
         else:
             server.run(ready_fd=settings.ready_fd)
+            signals.leave_threads()
     except ForkserveError as error:
         return _fail(error)
     except KeyboardInterrupt:
@@ -153,6 +158,7 @@ def _make_parser() -> argparse.ArgumentParser:
         ("check", "import the target and check the settings, but listen nowhere"),
     ):
         command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(parser=command)
         command.add_argument(
             "target",
             metavar="TARGET",

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from forkserve.connection import Connection
-from forkserve.datagram import Datagram
+from forkserve.datagram import Datagram, DatagramListener
 from forkserve.handler import Serve
 from forkserve.log import log
 
@@ -121,9 +121,18 @@ def serve_with_stock_datagram(handler: type[Any]) -> Serve:
         listener = datagram.listener
         if datagram.truncated:
             warn_of_truncation(datagram)
-        handler((datagram.data, listener.socket), datagram.address, listener.server)
+        try:
+            handler((datagram.data, listener.socket), datagram.address, listener.server)
+        finally:
+            undo_timeout(listener)
 
     return serve
+
+
+def undo_timeout(listener: DatagramListener) -> None:
+    """Undo the settimeout() of a handler on the socket of all: it would hold up our next look."""
+    if listener.socket.gettimeout():
+        listener.socket.settimeout(None)
 
 
 def warn_of_truncation(datagram: Datagram) -> None:

@@ -261,12 +261,7 @@ class Connection(Descriptor):
 
     def is_lost(self, error: OSError) -> bool:
         """Whether this connection is dead, so that an error is its own, not some other socket's."""
-        descriptor = self.fileno()
-        if descriptor < 0:
-            return True
-        look = select.poll()
-        look.register(descriptor, 0)  # POLLHUP and POLLERR are always reported (poll(2))
-        return bool(look.poll(0))
+        return self.fileno() < 0 or is_hung_up(self)
 
     def has_timeout(self) -> bool:
         """Whether a read or write may have ended because of settimeout()."""
@@ -369,9 +364,16 @@ def close_quietly(connection: "Request") -> None:
         pass
 
 
+def is_hung_up(connection: Descriptor) -> bool:
+    """Whether both sides have ended, or one of them by a reset."""
+    look = select.poll()
+    look.register(connection.fileno(), 0)  # POLLHUP and POLLERR are always reported (poll(2))
+    return bool(look.poll(0))
+
+
 def plain_ipv4(address: "Peer") -> "Peer":
     """Return an IPv4 address that came over a dual-stack socket as plain IPv4."""
-    if isinstance(address, tuple) and len(address) == 4 and address[0].startswith("::ffff:"):
+    if isinstance(address, tuple) and len(address) == 4 and str(address[0]).startswith("::ffff:"):
         return address[0][7:], address[1]
     return address
 

@@ -1,6 +1,7 @@
 """A datagram, and the socket it comes from."""
 
 import array
+import contextlib
 import errno
 import socket
 import struct
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from forkserve.address import DEFAULT_SIZE, Address
 from forkserve.connection import Connection, plain_ipv4
-from forkserve.endpoint import Endpoint, ListenerDied
+from forkserve.endpoint import QUIET, Endpoint, ListenerDied
 from forkserve.log import log
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ _AN_ANSWER_FAILED = frozenset(
     }
 )
 _SEND_TIMEOUT = struct.pack("ll", 1, 0)  # a peer that does not read must not hold us up
-_QUIET = 5.0  # seconds between two lines about the same queue
 
 _IP_PKTINFO = 8
 _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
@@ -86,10 +86,18 @@ class Datagram:
             if self._source is None:
                 self.listener.sendto(data, self.address)
             else:
-                self.listener.socket.sendmsg([data], self._source, 0, self.address)
+                self._reply_from_source(data, self.address)
         except OSError as error:
             self._failure = error
             raise
+
+    def _reply_from_source(self, data: "Buffer", address: "Peer") -> None:
+        try:
+            self.listener.socket.sendmsg([data], self._source or [], 0, address)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH):
+                raise
+            self.listener.sendto(data, address)  # it was asked at a broadcast address
 
     def is_lost(self, error: OSError) -> bool:
         """Whether this is what reply() has met on its way to the peer."""
@@ -144,7 +152,7 @@ class DatagramListener(Endpoint):
         self._recvfrom = bound.recvfrom if is_plain else None
         self._recvmsg = bound.recvmsg
         self._drops_before = self._drops_said = _read_drops(bound)
-        self._looked_at = -_QUIET
+        self._looked_at = -QUIET
 
     def accept(self) -> Datagram | None:
         """Return the next datagram, or None if the queue is empty.
@@ -190,7 +198,7 @@ class DatagramListener(Endpoint):
 
     def look_for_drops(self, now: float) -> None:
         """Say once in a while how many there are, if there are more."""
-        if now >= self._looked_at + _QUIET:
+        if now >= self._looked_at + QUIET:
             self._looked_at = now
             self._say_drops()
 
@@ -207,11 +215,18 @@ class DatagramListener(Endpoint):
     # -- the end, as of a listener of connections
 
     def is_listening(self) -> bool:
-        """Whether the socket is still there."""
-        return self.fileno() >= 0
+        """Whether the socket can still receive: a UDP socket can also when it is shut down."""
+        if self.fileno() < 0:
+            return False
+        with contextlib.suppress(OSError):
+            while True:  # news that a handler has asked for by IP_RECVERR keeps it ready (ip(7))
+                self.socket.recvmsg(0, 4096, socket.MSG_ERRQUEUE | MSG_DONTWAIT)
+        return not self.path or not self._is_shut()
 
     def revive(self) -> bool:
-        """Do nothing: a datagram socket cannot be shut for good."""
+        """Bind again a Unix socket that somebody shut down; whether that worked."""
+        if self.path and not self.is_listening():
+            self._bind_again()
         return self.is_listening()
 
     def _let_nothing_in(self) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from forkserve.binding import AnyListener
 from forkserve.datagram import DatagramListener
+from forkserve.endpoint import ListenerDied
 from forkserve.lingering import Lingering
 from forkserve.log import log
 from forkserve.stop import Stop
@@ -15,6 +16,7 @@ from forkserve.wait import EXCLUSIVE, Wait
 
 PAUSE = 0.1
 GRACE = 0.02  # a handshake that began before the door was closed ends within this
+FRUITLESS = 100  # wake-ups in a row
 QUIET = 5.0  # between two lines about the same trouble
 
 
@@ -49,6 +51,7 @@ class Door:
         attendance: Attendance | None = None,
     ) -> None:
         self.is_full = False
+        self.is_paused = False
         self._is_held = False
         self.is_closing = False
         self.taken = 0
@@ -63,6 +66,7 @@ class Door:
         self._paused_until = 0.0
         self._closing_at: float | None = None
         self._found_at = -1
+        self._fruitless = 0
         self._trouble_said_at: float | None = None
         self._trouble_unsaid = 0
         self._lingering = Lingering(wait, on_change=self._count)
@@ -85,11 +89,27 @@ class Door:
                 return []
             ready = self._sort(found)
             if ready and not self.is_full:
+                self._look_at_the_dead(ready)
                 self._found_at = self.taken
                 return ready
             if self.is_closing and (self._is_watching or not self._listeners):
                 self._refuse()
                 return []
+
+    def _look_at_the_dead(self, ready: Sequence[AnyListener]) -> None:
+        """Raise ListenerDied if one is said to be ready again and again, and has nothing.
+
+        So looks a socket that somebody has shut down, for which accept(2) has no error.
+        """
+        self._fruitless = 0 if self.taken != self._found_at else self._fruitless + 1
+        if self._fruitless >= FRUITLESS and not self._stop.is_set:
+            self._fruitless = 0
+            for listener in ready:
+                if not listener.is_listening():
+                    raise ListenerDied(f"{listener} was shut down by somebody else")
+                # UDP still receives when it is shut down: what can be done is to look less often
+                if listener.is_datagram:
+                    self._paused_until = monotonic() + PAUSE
 
     def _attend(self, now: float) -> list[int] | None:
         """Wait under the eyes of those who count; None if that was long enough."""
@@ -110,6 +130,9 @@ class Door:
         if self._closing_at is None:
             self._closing_at = now + GRACE
             self._on_stop()
+            for listener in tuple(self._listeners.values()):
+                if not listener.is_owned:  # its queue is for whoever has it too
+                    self.drop(listener)
         if self._stop.is_hurried or self._stop.is_retired or not self._are_quiesced():
             return True  # the queue is for others, or for nobody
         self.is_closing = self.is_closing or now >= self._closing_at
@@ -133,14 +156,15 @@ class Door:
                 listener.refuse()
 
     def _watch(self, now: float) -> None:
-        wanted = not self.is_full and now >= self._paused_until
+        self.is_paused = now < self._paused_until
+        wanted = not (self.is_full or self.is_paused)
         if wanted == self._is_watching:
             return
         self._is_watching = wanted
         for descriptor in tuple(self._listeners):  # at a stop another thread may drop some
             with contextlib.suppress(OSError):
                 if wanted:
-                    self._wait.register(descriptor, EXCLUSIVE)
+                    self._register(descriptor)
                 else:
                     self._wait.unregister(descriptor)
 
@@ -185,7 +209,15 @@ class Door:
         # connections are shared evenly by the processes that wait.
         with contextlib.suppress(OSError):  # at a stop another thread may close it meanwhile
             self._wait.unregister(descriptor)
+            self._register(descriptor)
+
+    def _register(self, descriptor: int) -> None:
+        try:
             self._wait.register(descriptor, EXCLUSIVE)
+        except OSError as error:
+            if error.errno in (errno.ENOMEM, errno.ENOSPC):  # epoll_ctl(2): else we would be deaf
+                self._is_watching = False
+                self.pause(error)
 
     def is_stopping(self) -> bool:
         """Whether this process was asked to leave."""
@@ -196,6 +228,7 @@ class Door:
     def pause(self, reason: BaseException) -> None:
         """Stop watching for a moment: the machine is at a limit, and the clients can wait."""
         now = monotonic()
+        self.is_paused = True
         self._paused_until = now + PAUSE
         self._trouble_unsaid += 1
         if self._trouble_said_at is None or now >= self._trouble_said_at + QUIET:
@@ -237,7 +270,7 @@ class Door:
                 if self._is_watching:  # closing does not, while another process has it open
                     with contextlib.suppress(FileNotFoundError):
                         self._wait.unregister(descriptor)
-                listener.socket.close()
+                listener.let_go()
         self._is_watching = False
 
     def has_lingering(self) -> bool:

@@ -4,17 +4,23 @@ import contextlib
 import errno
 import mmap
 import os
+import select
 import socket
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from forkserve.address import Address, PathAddress, format_inet
 from forkserve.errors import ListenError
-from forkserve.unix_path import identify
+from forkserve.log import log
+from forkserve.unix_path import identify, open_at_path
 
 if TYPE_CHECKING:
     from forkserve.connection import Peer
 
 AT_A_LIMIT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+LISTENER_DIED = 75  # the exit status that tells a parent to look at its listeners
+QUIET = 5.0  # seconds between two lines about the same trouble
 
 _SCHEMES = {
     (True, socket.SOCK_STREAM): "unix",
@@ -51,9 +57,12 @@ class Endpoint:
         self.socket = bound
         self.server: ServerView
         self.is_owned = is_owned
+        self._said_at = -QUIET
+        self._was_blocking = os.get_blocking(bound.fileno())
         self.path = address.path if isinstance(address, PathAddress) else _read_path(bound)
         self._text = _show(bound, self.path)  # for when it is closed as well
-        self._owner = os.getpid() if is_owned else None
+        self._opener = os.getpid()
+        self._owner = self._opener if is_owned else None
         self._place = os.path.abspath(self.path) if self.path else bound.getsockname()
         self._file = identify(self._place) if self.path and is_owned else None
         self._is_quiesced = mmap.mmap(-1, 1)  # shared with every process forked from here on
@@ -69,6 +78,13 @@ class Endpoint:
     def name(self) -> "Peer":
         """The address as the socket module gives it: (host, port, ...), or the path."""
         return self.path or self.socket.getsockname()
+
+    def say_rarely(self, what: str, error: BaseException) -> None:
+        """Log an error with its traceback, but not another one for five seconds."""
+        now = monotonic()
+        if now >= self._said_at + QUIET:
+            self._said_at = now
+            log.error("%s: %s %s", self, what, type(error).__name__, traceback=error)
 
     def quiesce(self) -> None:
         """Let nothing new in, while what is in the queue can still be taken.
@@ -90,7 +106,29 @@ class Endpoint:
     def close(self) -> None:
         """Give this process's descriptor back; the owner removes the file of a Unix socket."""
         self._unlink()
-        self.socket.close()
+        self.let_go()
+
+    def _is_shut(self) -> bool:
+        """Whether somebody has shut the socket down for reading: epoll says ready for ever."""
+        look = select.poll()
+        look.register(self.socket, select.POLLRDHUP)
+        return bool(look.poll(0))
+
+    def _bind_again(self) -> None:
+        """Put another socket in the place of a Unix one that nobody can use any more."""
+        if self._owner == os.getpid() and isinstance(self.address, PathAddress):
+            with contextlib.suppress(OSError), open_at_path(self.address) as fresh:
+                fresh.setblocking(os.get_blocking(self.socket.fileno()))
+                os.dup2(fresh.fileno(), self.socket.fileno(), inheritable=False)
+                self._file = identify(self._place)
+
+    def let_go(self) -> None:
+        """Close the descriptor; one that was given to this process stays open here, as it was."""
+        if self.is_owned or self._opener != os.getpid():
+            self.socket.close()
+        elif self.socket.fileno() >= 0:
+            os.set_blocking(self.socket.fileno(), self._was_blocking)
+            self.socket.detach()
 
     def _unlink(self) -> None:
         if self._file and self._owner == os.getpid() and identify(self._place) == self._file:

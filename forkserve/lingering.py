@@ -93,9 +93,13 @@ class Lingering:
         if not peer.is_over():
             peer.deadline = monotonic() + LINGER_TIMEOUT
             descriptor = connection.fileno()
+            try:
+                self._wait.register(descriptor, ONCE)
+            except OSError:  # epoll_ctl(2): no room to watch it
+                close_quietly(connection)
+                return
             self._watched[descriptor] = peer
             self._deadlines.append(peer)
-            self._wait.register(descriptor, ONCE)
             self._on_change()
 
 

@@ -3,7 +3,6 @@
 import array
 import contextlib
 import errno
-import select
 import socket
 import struct
 from collections.abc import Callable
@@ -106,13 +105,13 @@ class Listener(Endpoint):
             accepts = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError:
             return False
-        look = select.poll()
-        look.register(self.socket, select.POLLRDHUP)  # all that a Unix socket shows of it
-        return bool(accepts) and not look.poll(0)
+        return bool(accepts) and not self._is_shut()  # which is all that a Unix socket shows
 
     def revive(self) -> bool:
-        """Listen again on a TCP socket that somebody shut down; whether that worked."""
-        if not self.path:
+        """Listen again where somebody shut the socket down; whether that worked."""
+        if self.path:
+            self._bind_again()
+        else:
             with contextlib.suppress(OSError):
                 self.socket.bind(self._place)  # gone if the kernel had chosen the port, else EINVAL
             with contextlib.suppress(OSError):

@@ -99,7 +99,7 @@ def _say(error: BaseException, request: Request) -> None:
 
 def format_peer(address: "Peer | None") -> str:
     """Return a peer's address as log lines show it."""
-    if isinstance(address, tuple):
+    if isinstance(address, tuple) and len(address) > 1 and isinstance(address[0], str):
         host, port = address[0].removeprefix("::ffff:"), address[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return str(address) if address else "a Unix socket"

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from forkserve import signals
-from forkserve.address import DEFAULT_ADDRESS, parse_address
+from forkserve.address import DEFAULT_ADDRESS, Address, InheritedAddress, parse_address
 from forkserve.admission import raise_descriptor_limit, share
 from forkserve.adopt import adopt, choose, refuse_misfits
 from forkserve.binding import AnyListener, open_listeners
@@ -87,9 +87,15 @@ class Server:
             )
         self._adopted = adopt(handler)
         if not addresses and self._adopted.server is None:
+            if self._adopted.serve_connection is None:
+                raise SettingsError(
+                    f"{self._adopted.name} is for datagrams: it needs an address, as in"
+                    " udp://127.0.0.1:9000"
+                )
             addresses = (DEFAULT_ADDRESS,)
         self._addresses = [parse_address(text) for text in addresses]
         try:
+            _refuse_twins(self._addresses)
             refuse_misfits(self._adopted, self._addresses)
         except SettingsError:
             self.close()
@@ -282,6 +288,14 @@ def _read_mode(mode: Mode | str | None, *, in_process: bool) -> Mode:
         return Mode(mode)
     except ValueError:
         raise SettingsError(f"mode {mode!r} is not one of {', '.join(Mode)}") from None
+
+
+def _refuse_twins(addresses: Sequence[Address]) -> None:
+    """Raise SettingsError for a descriptor that is given twice."""
+    given = [str(address) for address in addresses if isinstance(address, InheritedAddress)]
+    twins = {text for text in given if given.count(text) > 1}
+    if twins:
+        raise SettingsError(f"address {min(twins)} is given twice")
 
 
 def _refuse_other_threads() -> None:

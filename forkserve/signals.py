@@ -2,9 +2,10 @@
 
 import os
 import signal
+import sys
 from _signal import pthread_sigmask  # type: ignore[import-not-found]
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,13 @@ def take_over_at_boot() -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, _leave_at_once)
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (
+        signal.SIGHUP,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGTTIN,
+        signal.SIGTTOU,
+    ):
         signal.signal(number, _do_nothing)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
@@ -54,6 +61,19 @@ def take_over_at_boot() -> None:
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(0)
+
+
+def leave_threads() -> None:
+    """End the process here if the target's module has left threads running.
+
+    Python would wait for them, and they may never end.
+    """
+    threading = sys.modules.get("threading")
+    if threading is not None and any(not one.daemon for one in threading.enumerate()[1:]):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, OSError, ValueError):
+                stream.flush()
+        os._exit(0)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -70,8 +70,12 @@ def move(server: Any, opened: AnyListener) -> None:
     own = server.socket  # closed by now
     bound = server.socket = _Bound(opened)
     server.server_address, server.address_family = opened.name, opened.socket.family
-    server.server_bind()
-    server.server_activate()
+    try:
+        server.server_bind()
+        server.server_activate()
+    except BaseException:
+        bound.detach()
+        raise
     if opened.path and hasattr(server, "server_port"):
         server.server_name, server.server_port = "localhost", 0
         if hasattr(server, "setup_environ"):  # WSGI servers have both in there too
@@ -128,12 +132,19 @@ def make_unbound(make: Callable[[], Any], address: object, refusal: OSError) -> 
         with _putting_off_refusals() as refused:
             made = make()
     except Exception:
-        refused, made = [(None, refusal)], None
+        raise _explain_refusal(address, refusal) from refusal
     for server, error in refused:
         if server is not made:
-            reason = error.strerror or error
-            raise ListenError(f"cannot listen on {_show(address)}: {reason}") from error
+            raise _explain_refusal(server.server_address, error) from error
+        made.socket.close()  # unbound: it is opened anew where it is to listen
     return made
+
+
+def _explain_refusal(address: object, error: OSError) -> ListenError:
+    where, reason = _show(address), error.strerror or error
+    return ListenError(
+        f"cannot listen on {where}, for which the target's module makes a server object: {reason}"
+    )
 
 
 @contextlib.contextmanager
@@ -145,8 +156,9 @@ def _putting_off_refusals() -> Iterator[list[tuple[Any, OSError]]]:
     def construct_anyway(self: Any, *arguments: Any, **named: Any) -> None:
         try:
             construct(self, *arguments, **named)
-        except OSError as error:  # its socket is closed now
+        except OSError as error:
             refused.append((self, error))
+            self.socket = socket.socket(self.address_family, self.socket_type)  # it was closed
 
     socketserver.TCPServer.__init__ = construct_anyway  # type: ignore[method-assign]
     try:

@@ -25,10 +25,15 @@ class AdoptedConnection(Connection):
     closed its own: so the last bytes arrive.
     """
 
-    __slots__ = ("client_address", "request")
+    __slots__ = ("client_address", "request", "was_lost")
 
     request: Any
     client_address: Any
+    was_lost: bool
+
+    def is_lost(self, error: OSError) -> bool:
+        """Whether the peer was gone when the handler failed: we have shut it down since."""
+        return self.was_lost
 
     def let_go(self) -> None:
         """Leave the request to those who may still have it."""
@@ -46,7 +51,7 @@ class AdoptedConnection(Connection):
 class OpaqueRequest:
     """A request that is no socket, or has no second descriptor: the object has to close it."""
 
-    __slots__ = ("address", "client_address", "listener", "request")
+    __slots__ = ("address", "client_address", "listener", "request", "was_lost")
 
     at_end = True
     is_idle = False
@@ -59,6 +64,7 @@ class OpaqueRequest:
         self.client_address = client_address
         self.address = client_address
         self.listener = listener
+        self.was_lost = False
 
     @property
     def peer(self) -> "Peer | None":
@@ -70,8 +76,8 @@ class OpaqueRequest:
         self.request = None
 
     def is_lost(self, error: OSError) -> bool:
-        """Say no: nobody can know."""
-        return False
+        """Whether the peer was gone when the handler failed."""
+        return self.was_lost
 
     def has_timeout(self) -> bool:
         """Say no: nobody can know."""
@@ -114,9 +120,10 @@ class StockListener(Listener):
             address = NO_HTTP_PEER
         try:
             descriptor = os.dup(request.fileno())
-        except (AttributeError, OSError, TypeError):
+            connection = AdoptedConnection(request.family, request.type, request.proto, descriptor)
+        except (AttributeError, OSError, TypeError, ValueError):
             return OpaqueRequest(request, address, self)
-        connection = AdoptedConnection(request.family, request.type, request.proto, descriptor)
+        connection.was_lost = False
         connection.request = request
         connection.client_address = connection.address = address
         connection.listener = self
@@ -158,7 +165,7 @@ def _get_request(server: Any, listener: Listener | DatagramListener) -> tuple[An
                 raise ListenerDied(f"{listener} was shut down: {error}") from error
             log.debug("%s: get_request raised %s", listener, error)
         except BaseException as error:
-            log.error("%s: get_request raised %s", listener, type(error).__name__, traceback=error)
+            listener.say_rarely("get_request raised", error)
         else:
             return request, address
     raise OSError(f"get_request raised {_TRIES} times in a row")

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forkserve.address import Address, UDPAddress, UnixgramAddress
 from forkserve.binding import AnyListener, open_listeners
-from forkserve.compat import warn_of_truncation
+from forkserve.compat import undo_timeout, warn_of_truncation
+from forkserve.connection import is_hung_up
 from forkserve.datagram import Datagram, DatagramListener
 from forkserve.errors import ForkserveError, SettingsError, TargetError
 from forkserve.log import log
+from forkserve.run_handler import format_peer
 from forkserve.stock_binding import identify_own, listen_at_home, move, own_address
 from forkserve.stock_request import AdoptedRequest, StockDatagramListener, StockListener
 
@@ -33,13 +35,17 @@ class StockServer:
     """
 
     def __init__(self, server: Any) -> None:
-        if not isinstance(getattr(server, "socket", None), socket.socket):
-            raise TargetError(f"this {type(server).__qualname__} has no socket to listen on")
+        name = type(server).__qualname__
         self._server = server
-        self.is_datagram = server.socket_type == socket.SOCK_DGRAM
         self._servers: dict[AnyListener, Any] = {}  # the object, or its copy, that each belongs to
-        self._file = identify_own(server)
-        _replace_the_loop(server)
+        try:
+            if not isinstance(server.socket, socket.socket):
+                raise TypeError("its socket is none")
+            self.is_datagram = server.socket_type == socket.SOCK_DGRAM
+            self._file = identify_own(server)
+            _replace_the_loop(server)
+        except Exception as error:
+            raise TargetError(f"this {name} cannot be adopted: {error}") from error
 
     def listen(self, addresses: Sequence[Address]) -> list[AnyListener]:
         """Listen at these addresses, or at the object's own if there are none.
@@ -87,17 +93,23 @@ class StockServer:
         """Do with a request what the object would, in this thread."""
         server = self._servers[request.listener]
         given, address = _unpack(request)
+        raised = server.forkserve.raised
+        raised[id(given)] = None
         try:
             if _shake_hands(given):
                 _process(server, given, address)
             else:
                 _end(server, given)
         finally:
-            if not isinstance(request, Datagram):
+            if isinstance(request, Datagram):
+                undo_timeout(request.listener)
+            else:
                 request.let_go()
-            error = server.forkserve.raised.pop(id(given), None)
+            error = raised.pop(id(given))
         if error is not None:
-            raise error
+            if not isinstance(request, Datagram):
+                request.was_lost = error.was_lost
+            raise error.error
 
 
 def _unpack(request: Datagram | AdoptedRequest) -> tuple[Any, Any]:
@@ -113,7 +125,7 @@ def _call_its_own(methods: Callable[[], None]) -> None:
     """Call server_bind and server_activate, which may be the user's."""
     try:
         methods()
-    except (ForkserveError, OSError):
+    except ForkserveError:
         raise
     except Exception as error:
         kind = type(error).__name__
@@ -170,7 +182,14 @@ class Adoption(NamedTuple):
     """What an adopted object knows of forkserve."""
 
     view: "View"
-    raised: dict[int, BaseException]  # what handle_error was called for, by the request's id
+    raised: "dict[int, Raised | None]"  # what handle_error was called for, by the request's id
+
+
+class Raised(NamedTuple):
+    """What a handler raised, and whether its peer was gone then."""
+
+    error: BaseException
+    was_lost: bool
 
 
 class _Served(socketserver.BaseServer):
@@ -188,10 +207,25 @@ class _Served(socketserver.BaseServer):
         self.forkserve.view.shutdown()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Leave the error to run_handler, which says it in one way for all."""
+        """Leave the error to run_handler, which says it in one way for all.
+
+        In a thread of the object's own, run_handler may be done with the request.
+        """
         error = sys.exc_info()[1]
-        if error is not None:
-            self.forkserve.raised[id(request)] = error
+        if error is None:
+            return
+        if id(request) in self.forkserve.raised:
+            self.forkserve.raised[id(request)] = Raised(error, _is_gone(request))
+        else:
+            peer = format_peer(client_address)
+            log.error("handler of %s raised %s", peer, type(error).__name__, traceback=error)
+
+
+def _is_gone(request: Any) -> bool:
+    """Whether the peer has ended the connection, or reset it."""
+    if not isinstance(request, socket.socket):
+        return False
+    return request.fileno() < 0 or is_hung_up(request)
 
 
 class _NotThreading(socketserver.ThreadingMixIn):
@@ -225,10 +259,7 @@ def _replace_the_loop(server: Any) -> None:
     if issubclass(kind, socketserver.ForkingMixIn):
         bases.append(_NotForking)
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__slots__": ()}
-    try:
-        server.__class__ = type(kind.__name__, (*bases, _Served), names)
-    except TypeError as error:
-        raise TargetError(f"this {kind.__qualname__} cannot be adopted: {error}") from error
+    server.__class__ = type(kind.__name__, (*bases, _Served), names)
 
 
 def _make_listener(server: Any, address: Address, *, is_owned: bool) -> AnyListener:

@@ -44,7 +44,7 @@ class View:
 
     @property
     def socket(self) -> socket.socket:
-        """The listening socket; forkserve owns it."""
+        """The listening socket; forkserve owns it. Closed in the process of one connection."""
         return self._listener.socket
 
     @property
@@ -56,6 +56,12 @@ class View:
     def socket_type(self) -> int:
         """Whether it is for connections or for datagrams: SOCK_STREAM or SOCK_DGRAM."""
         return self._listener.socket.type
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"forkserve's server has no {name!r}; a socketserver object keeps its own attributes if"
+            " the object is the target, and not its handler class"
+        )
 
     def count_drops(self) -> int:
         """Return how many datagrams found the queue full and are lost; 0 for connections."""

@@ -740,9 +740,9 @@ def test_run_in_a_program(mode: Mode) -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        (f"{ROOT}/tests/handlers/servers.py:Noting", "an object of this class"),
-        ("socketserver:TCPServer", "an object of this class"),
-        (f"{ROOT}/tests/handlers/servers.py:without_socket", "BaseServer has no socket"),
+        (f"{ROOT}/tests/handlers/servers.py:Noting", "serve an object of it"),
+        ("socketserver:TCPServer", "serve an object of it"),
+        (f"{ROOT}/tests/handlers/servers.py:without_socket", "BaseServer cannot be adopted"),
         (f"{ROOT}/tests/handlers/servers.py:fails", "fails.* raised ValueError: raised on purpose"),
         (f"{ROOT}/tests/handlers/servers.py:HOME", "is no handler"),
     ],

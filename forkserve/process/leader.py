@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from forkserve import signals
 from forkserve.binding import AnyListener
-from forkserve.endpoint import ListenerDied
+from forkserve.endpoint import LISTENER_DIED, ListenerDied
 from forkserve.errors import BootError
 from forkserve.log import log
 from forkserve.process.fork import flush, fork
@@ -26,7 +26,7 @@ from forkserve.process.policy import (
     next_spawn,
 )
 from forkserve.process.reaper import collect, wait_for
-from forkserve.process.worker import LISTENER_DIED, Worker
+from forkserve.process.worker import Worker
 from forkserve.service import Service
 from forkserve.strategies import Strategy
 from forkserve.wait import Wait
@@ -221,7 +221,8 @@ class Leader:
         """Leave the listeners to the workers: who finds a queue empty refuses whoever comes now."""
         for listener in self._listeners:
             listener.quiesce()
-            listener.close()
+            if listener.is_owned:
+                listener.close()
 
     # -- workers come and go
 

@@ -5,12 +5,10 @@ import signal
 from types import FrameType
 
 from forkserve import signals
-from forkserve.endpoint import ListenerDied
+from forkserve.endpoint import LISTENER_DIED, ListenerDied
 from forkserve.log import log
 from forkserve.service import Service
 from forkserve.strategies import Strategy
-
-LISTENER_DIED = 75  # the exit status that tells the leader to look at its listeners
 
 
 class Worker:

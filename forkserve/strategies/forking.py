@@ -10,6 +10,7 @@ from forkserve import signals
 from forkserve.acceptor import accept_loop
 from forkserve.connection import close_quietly
 from forkserve.datagram import Request
+from forkserve.endpoint import LISTENER_DIED, ListenerDied
 from forkserve.lingering import linger_here
 from forkserve.log import log
 from forkserve.process.fork import fork
@@ -126,11 +127,19 @@ class Children:
             slot = self._pids.pop(pid)
             self._slots[slot] = BUSY
             self._free.append(slot)
-            if code < 0:
+            if code == LISTENER_DIED:
+                self._look_at_listeners()
+            elif code < 0:
                 log.error("connection process %d was killed by %s", pid, signal.Signals(-code).name)
             elif code > 0:
                 log.warning("connection process %d exited with %d", pid, code)
         self._count()
+
+    def _look_at_listeners(self) -> None:
+        """Leave if a child has found one dead, and it is: the leader can revive it."""
+        for listener in self._service.listeners:
+            if not (self._service.stop.is_set or listener.is_listening()):
+                raise ListenerDied(f"{listener} was shut down by somebody else")
 
     def _count(self) -> None:
         self._door.hold(len(self._pids) >= self._service.limit or self._count_idle() > 0)
@@ -201,7 +210,11 @@ class Children:
 
         if request is not None:
             dispatch(request)
-        accept_loop(door, dispatch)
+        try:
+            accept_loop(door, dispatch)
+        except ListenerDied as error:
+            log.error("%s", error)
+            return LISTENER_DIED
         door.close()
         while door.has_lingering() and not service.stop.is_hurried:
             door.see_off(block=True)

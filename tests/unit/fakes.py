@@ -42,6 +42,7 @@ class FakeListener(Listener):
         self.accepts = 0
         self.quiesced = True
         self.is_refusing = False
+        self.is_owned = True
 
     def __str__(self) -> str:
         return "the fake listener"
@@ -63,6 +64,14 @@ class FakeListener(Listener):
     def is_quiesced(self) -> bool:
         """Say what the test wants."""
         return self.quiesced
+
+    def is_listening(self) -> bool:
+        """Say that it does."""
+        return True
+
+    def let_go(self) -> None:
+        """Close our end."""
+        self.reader.close()
 
     def refuse(self) -> None:
         """Note it."""
