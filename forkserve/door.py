@@ -268,7 +268,7 @@ class Door:
             with contextlib.suppress(KeyError):  # two threads may close at once
                 descriptor, listener = self._listeners.popitem()
                 if self._is_watching:  # closing does not, while another process has it open
-                    with contextlib.suppress(FileNotFoundError):
+                    with contextlib.suppress(OSError):  # a handler may have closed it
                         self._wait.unregister(descriptor)
                 listener.let_go()
         self._is_watching = False
