@@ -167,6 +167,9 @@ class DatagramListener(Endpoint):
             datagram.listener = self
         except BlockingIOError:
             return None
+        except TimeoutError:
+            self.socket.settimeout(None)  # a handler has set it, on the socket of all
+            return None
         except OSError as error:
             self._accept_after(error)
             return None

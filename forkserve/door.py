@@ -218,6 +218,8 @@ class Door:
             if error.errno in (errno.ENOMEM, errno.ENOSPC):  # epoll_ctl(2): else we would be deaf
                 self._is_watching = False
                 self.pause(error)
+            elif error.errno == errno.EBADF and not self._stop.is_set:
+                raise ListenerDied("a listening socket was closed by somebody else") from error
 
     def is_stopping(self) -> bool:
         """Whether this process was asked to leave."""
