@@ -117,6 +117,7 @@ class Endpoint:
     def _bind_again(self) -> None:
         """Put another socket in the place of a Unix one that nobody can use any more."""
         if self._owner == os.getpid() and isinstance(self.address, PathAddress):
+            self._unlink()
             with contextlib.suppress(OSError), open_at_path(self.address) as fresh:
                 fresh.setblocking(os.get_blocking(self.socket.fileno()))
                 os.dup2(fresh.fileno(), self.socket.fileno(), inheritable=False)

@@ -449,6 +449,7 @@ TROUBLES = [
     for method in METHODS
     for fault in ("ValueError", "Unheard", "SystemExit", "ConnectionResetError")
     for mode in MODES
+    if fault == "ValueError" or mode.name in {"thread", "prefork"}
 ]
 
 
