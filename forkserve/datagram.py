@@ -43,18 +43,39 @@ _SO_MEMINFO, _MEMINFO = 55, struct.Struct("9I")  # sock_diag(7): the last one is
 _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
 
 
-class Datagram:
-    """One datagram: ``data``, and who sent it. A datagram without a byte is one all the same.
+class Unconnected:
+    """What dispatchers do to a connection, where there is none: it seems to have ended."""
 
-    ``truncated`` says that it was longer than the socket's ``max_size``, and the rest is lost.
-    To dispatchers it looks like a connection that has ended: there is nothing to close.
-    """
-
-    __slots__ = ("_failure", "address", "data", "listener")
+    __slots__ = ()
 
     at_end = True
     is_idle = False
     _buffers = None
+
+    def has_timeout(self) -> bool:
+        """Say no: a timeout that a handler meets is not ours."""
+        return False
+
+    def interrupt(self) -> None:
+        """Do nothing: no handler waits for more."""
+
+    def end_if_idle(self) -> None:
+        """Do nothing: it is never idle."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Do nothing: there is no peer that waits for our end."""
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+
+class Datagram(Unconnected):
+    """One datagram: ``data``, and who sent it. A datagram without a byte is one all the same.
+
+    ``truncated`` says that it was longer than the socket's ``max_size``, and the rest is lost.
+    """
+
+    __slots__ = ("_failure", "address", "data", "listener")
 
     truncated = False
     _source: "Ancillary | None" = None
@@ -102,24 +123,6 @@ class Datagram:
     def is_lost(self, error: OSError) -> bool:
         """Whether this is what reply() has met on its way to the peer."""
         return error is getattr(self, "_failure", None) and error.errno != errno.EMSGSIZE
-
-    def has_timeout(self) -> bool:
-        """Say no: a timeout that a handler meets is none of the datagram's."""
-        return False
-
-    # -- what can be done to a connection
-
-    def interrupt(self) -> None:
-        """Do nothing: no handler waits for more of a datagram."""
-
-    def end_if_idle(self) -> None:
-        """Do nothing: a datagram is never idle."""
-
-    def shutdown(self, how: int, /) -> None:
-        """Do nothing: there is no peer that waits for our end."""
-
-    def close(self) -> None:
-        """Do nothing: the socket is everybody's."""
 
 
 class CheckedDatagram(Datagram):

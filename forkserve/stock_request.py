@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from forkserve.address import Address
 from forkserve.compat import NO_HTTP_PEER, speaks_http
 from forkserve.connection import Connection, plain_ipv4
-from forkserve.datagram import DatagramListener
+from forkserve.datagram import DatagramListener, Unconnected
 from forkserve.endpoint import AT_A_LIMIT, ListenerDied
 from forkserve.listener import Listener
 from forkserve.log import log
@@ -48,14 +48,10 @@ class AdoptedConnection(Connection):
             self.request.close()
 
 
-class OpaqueRequest:
+class OpaqueRequest(Unconnected):
     """A request that is no socket, or has no second descriptor: the object has to close it."""
 
     __slots__ = ("address", "client_address", "listener", "request", "was_lost")
-
-    at_end = True
-    is_idle = False
-    _buffers = None
 
     def __init__(
         self, request: Any, client_address: Any, listener: "StockListener | StockDatagramListener"
@@ -78,19 +74,6 @@ class OpaqueRequest:
     def is_lost(self, error: OSError) -> bool:
         """Whether the peer was gone when the handler failed."""
         return self.was_lost
-
-    def has_timeout(self) -> bool:
-        """Say no: nobody can know."""
-        return False
-
-    def interrupt(self) -> None:
-        """Do nothing: nobody knows how."""
-
-    def end_if_idle(self) -> None:
-        """Do nothing: nobody knows how."""
-
-    def shutdown(self, how: int, /) -> None:
-        """Do nothing: it is the object's."""
 
     def close(self) -> None:
         """Close what was not served here, if that can be."""
@@ -119,8 +102,8 @@ class StockListener(Listener):
         if self._is_http and not isinstance(address, tuple):
             address = NO_HTTP_PEER
         try:
-            descriptor = os.dup(request.fileno())
-            connection = AdoptedConnection(request.family, request.type, request.proto, descriptor)
+            kind = request.family, request.type, request.proto
+            connection = AdoptedConnection(*kind, os.dup(request.fileno()))
         except (AttributeError, OSError, TypeError, ValueError):
             return OpaqueRequest(request, address, self)
         connection.was_lost = False
