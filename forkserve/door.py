@@ -67,6 +67,7 @@ class Door:
         self._closing_at: float | None = None
         self._found_at = -1
         self._fruitless = 0
+        self._is_dead_at_first_sight = False
         self._trouble_said_at: float | None = None
         self._trouble_unsaid = 0
         self._lingering = Lingering(wait, on_change=self._count)
@@ -99,17 +100,19 @@ class Door:
     def _look_at_the_dead(self, ready: Sequence[AnyListener]) -> None:
         """Raise ListenerDied if one is said to be ready again and again, and has nothing.
 
-        So looks a socket that somebody has shut down, for which accept(2) has no error.
+        So looks a socket that somebody has shut down, for which accept(2) has no error. It may be
+        our owner at a stop: the second look tells. UDP still receives then: look less often.
         """
         self._fruitless = 0 if self.taken != self._found_at else self._fruitless + 1
-        if self._fruitless >= FRUITLESS and not self._stop.is_set:
-            self._fruitless = 0
-            for listener in ready:
-                if not listener.is_listening():
-                    raise ListenerDied(f"{listener} was shut down by somebody else")
-                # UDP still receives when it is shut down: what can be done is to look less often
-                if listener.is_datagram:
-                    self._paused_until = monotonic() + PAUSE
+        if self._fruitless < FRUITLESS or self._stop.is_set:
+            return
+        self._fruitless = 0
+        dead = [listener for listener in ready if not listener.is_listening()]
+        if dead and self._is_dead_at_first_sight:
+            raise ListenerDied(f"{dead[0]} was shut down by somebody else")
+        self._is_dead_at_first_sight = bool(dead)
+        if dead or any(listener.is_datagram for listener in ready):
+            self._paused_until = monotonic() + PAUSE
 
     def _attend(self, now: float) -> list[int] | None:
         """Wait under the eyes of those who count; None if that was long enough."""
