@@ -434,29 +434,30 @@ METHODS = [
 ]
 
 
-def _marks_of(method: str, fault: str, mode: Mode) -> list[pytest.MarkDecorator]:
+def _marks_of(kind: str, fault: str, mode: Mode) -> list[pytest.MarkDecorator]:
     """Return whether it is heavy."""
-    return [] if fault == "ValueError" and mode in PLAIN_MODES else [pytest.mark.heavy]
+    is_plain = kind == "troubled" and fault == "ValueError" and mode in PLAIN_MODES
+    return [] if is_plain else [pytest.mark.heavy]
 
 
 TROUBLES = [
     pytest.param(
         f"{method}:{fault}",
         mode,
-        id=f"{method}-{fault}-{mode.name}",
-        marks=_marks_of(method, fault, mode),
+        kind,
+        id=f"{kind}-{method}-{fault}-{mode.name}",
+        marks=_marks_of(kind, fault, mode),
     )
+    for kind in ("troubled", "troubled_threading")
     for method in METHODS
     for fault in ("ValueError", "Unheard", "SystemExit", "ConnectionResetError")
     for mode in MODES
-    if fault == "ValueError" or mode.name in {"thread", "prefork"}
+    if (kind == "troubled" and mode.name in {"thread", "prefork"})
+    or (fault == "ValueError" and (kind == "troubled" or mode in PLAIN_MODES))
 ]
 
 
-@pytest.mark.parametrize(
-    "kind", ["troubled", pytest.param("troubled_threading", marks=pytest.mark.heavy)]
-)
-@pytest.mark.parametrize(("trouble", "mode"), TROUBLES)
+@pytest.mark.parametrize(("trouble", "mode", "kind"), TROUBLES)
 def test_a_fault_in_an_override(trouble: str, mode: Mode, kind: str, tmp_path: Path) -> None:
     """It ends the connection that met it, and no other; no process leaves."""
     line = "raise KeyError" if trouble.startswith("handle_error") else "echo in"
