@@ -107,11 +107,12 @@ class Door:
         if self._fruitless < FRUITLESS or self._stop.is_set:
             return
         self._fruitless = 0
-        dead = [listener for listener in ready if not listener.is_listening()]
+        shut = [listener for listener in ready if not listener.is_listening()]
+        dead = [listener for listener in shut if not listener.is_quiesced()]
         if dead and self._is_dead_at_first_sight:
             raise ListenerDied(f"{dead[0]} was shut down by somebody else")
         self._is_dead_at_first_sight = bool(dead)
-        if dead or any(listener.is_datagram for listener in ready):
+        if shut or any(listener.is_datagram for listener in ready):
             self._paused_until = monotonic() + PAUSE
 
     def _attend(self, now: float) -> list[int] | None:

@@ -43,6 +43,7 @@ class FakeListener(Listener):
         self.quiesced = True
         self.is_refusing = False
         self.is_owned = True
+        self.is_shut = False
 
     def __str__(self) -> str:
         return "the fake listener"
@@ -66,8 +67,8 @@ class FakeListener(Listener):
         return self.quiesced
 
     def is_listening(self) -> bool:
-        """Say that it does."""
-        return True
+        """Say what the test wants."""
+        return not self.is_shut
 
     def let_go(self) -> None:
         """Close our end."""

@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from time import monotonic
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from forkserve import door as door_module
 from forkserve import lingering as lingering_module
 from forkserve.connection import Connection
-from forkserve.door import Door
+from forkserve.door import FRUITLESS, Door
+from forkserve.endpoint import ListenerDied
 from forkserve.lingering import FRESH, LINGER_BYTES
 from forkserve.listener import Listener
 from forkserve.stop import Stop
@@ -449,3 +451,29 @@ def test_a_worker_that_leaves_alone_refuses_nobody(
     door.is_closing = True
     assert door.wait() == []
     assert not any(listener.is_refusing for listener in listeners)
+
+
+# -- a listener that is ready and has nothing
+
+
+def test_a_listener_that_was_shut_down_is_found_dead(make_door: MakeDoor) -> None:
+    """Nobody spins on a socket that is ready for ever: who waits learns that it is dead."""
+    listener = FakeListener()
+    listener.is_shut, listener.quiesced = True, False
+    door = make_door(listener)
+    with closing(listener), pytest.raises(ListenerDied, match="the fake listener was shut down"):
+        _wait_often(door)
+
+
+def _wait_often(door: Door) -> None:
+    for _ in range(3 * FRUITLESS):
+        door.wait()
+
+
+def test_a_listener_that_its_owner_shuts_is_not_dead(make_door: MakeDoor) -> None:
+    """At a stop its owner may shut it before we are told to leave."""
+    listener = FakeListener()
+    listener.is_shut = True
+    door = make_door(listener)
+    with closing(listener):
+        _wait_often(door)
