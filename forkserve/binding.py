@@ -16,6 +16,7 @@ from forkserve.address import (
     UnixgramAddress,
 )
 from forkserve.datagram import DatagramListener
+from forkserve.endpoint import is_bound
 from forkserve.errors import AddressInUse, ListenError
 from forkserve.listener import Listener
 from forkserve.log import log
@@ -174,8 +175,7 @@ def _look_at(address: InheritedAddress, bound: socket.socket) -> AnyListener:
     if bound.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
         raise OSError(errno.EAFNOSUPPORT, "neither an internet nor a Unix socket")
     if bound.type == socket.SOCK_DGRAM:
-        name = bound.getsockname()
-        if not (name[1] if isinstance(name, tuple) else name):
+        if not is_bound(bound):
             raise OSError(errno.EINVAL, "the socket is not bound")
         return DatagramListener(address, bound, is_owned=False)
     if bound.type != socket.SOCK_STREAM:

@@ -15,6 +15,7 @@ from forkserve.address import DEFAULT_ADDRESS  # noqa: E402
 from forkserve.adopt import with_second_chance  # noqa: E402
 from forkserve.errors import ForkserveError, SettingsError, TargetError, UsageError  # noqa: E402
 from forkserve.log import log, write_line  # noqa: E402
+from forkserve.process.fork import leave_threads  # noqa: E402
 from forkserve.server import Server  # noqa: E402
 from forkserve.settings import (  # noqa: E402
     OPTIONS,
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(f"forkserve: {target} can be served in {settings.mode} mode")
         else:
             server.run(ready_fd=settings.ready_fd)
-            signals.leave_threads()
+            leave_threads()
     except ForkserveError as error:
         return _fail(error)
     except KeyboardInterrupt:

@@ -1,6 +1,5 @@
 """A datagram, and the socket it comes from."""
 
-import array
 import contextlib
 import errno
 import socket
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from forkserve.address import DEFAULT_SIZE, Address
 from forkserve.connection import Connection, plain_ipv4
-from forkserve.endpoint import QUIET, Endpoint, ListenerDied
-from forkserve.log import log
+from forkserve.endpoint import Endpoint, ListenerDied
+from forkserve.log import Seldom, log
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -38,9 +37,8 @@ _SEND_TIMEOUT = struct.pack("ll", 1, 0)  # a peer that does not read must not ho
 
 _IP_PKTINFO = 8
 _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 49, 50
-_SO_ATTACH_FILTER = 26
 _SO_MEMINFO, _MEMINFO = 55, struct.Struct("9I")  # sock_diag(7): the last one is SK_MEMINFO_DROPS
-_DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
+_DROP_ALL = ((0x06, 0, 0, 0),)
 
 
 class Unconnected:
@@ -155,7 +153,7 @@ class DatagramListener(Endpoint):
         self._recvfrom = bound.recvfrom if is_plain else None
         self._recvmsg = bound.recvmsg
         self._drops_before = self._drops_said = _read_drops(bound)
-        self._looked_at = -QUIET
+        self._drops = Seldom()
 
     def accept(self) -> Datagram | None:
         """Return the next datagram, or None if the queue is empty.
@@ -204,8 +202,7 @@ class DatagramListener(Endpoint):
 
     def look_for_drops(self, now: float) -> None:
         """Say once in a while how many there are, if there are more."""
-        if now >= self._looked_at + QUIET:
-            self._looked_at = now
+        if self._drops.is_due(now):
             self._say_drops()
 
     def _say_drops(self) -> None:
@@ -237,15 +234,10 @@ class DatagramListener(Endpoint):
 
     def _let_nothing_in(self) -> None:
         self._say_drops()
-        if self.path:
-            self._unlink()
-            self.socket.shutdown(socket.SHUT_RD)
-        else:
-            program = array.array("B", _DROP_ALL)
-            place, _ = program.buffer_info()
-            self.socket.setsockopt(
-                socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, place)
-            )
+        super()._let_nothing_in()
+
+    def _close_port(self) -> None:
+        self._attach_filter(_DROP_ALL)
 
     def refuse(self) -> None:
         """Do nothing: whoever sends now learns it when the last process has closed the socket."""

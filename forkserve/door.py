@@ -10,14 +10,13 @@ from forkserve.binding import AnyListener
 from forkserve.datagram import DatagramListener
 from forkserve.endpoint import ListenerDied
 from forkserve.lingering import Lingering
-from forkserve.log import log
+from forkserve.log import Seldom, log
 from forkserve.stop import Stop
 from forkserve.wait import EXCLUSIVE, Wait
 
 PAUSE = 0.1
 GRACE = 0.02  # a handshake that began before the door was closed ends within this
 FRUITLESS = 100  # wake-ups in a row
-QUIET = 5.0  # between two lines about the same trouble
 
 
 class Attendance(Protocol):
@@ -68,7 +67,7 @@ class Door:
         self._found_at = -1
         self._fruitless = 0
         self._is_dead_at_first_sight = False
-        self._trouble_said_at: float | None = None
+        self._trouble = Seldom()
         self._trouble_unsaid = 0
         self._lingering = Lingering(wait, on_change=self._count)
         self.linger = self._lingering.add
@@ -237,7 +236,7 @@ class Door:
         self.is_paused = True
         self._paused_until = now + PAUSE
         self._trouble_unsaid += 1
-        if self._trouble_said_at is None or now >= self._trouble_said_at + QUIET:
+        if self._trouble.is_due(now):
             name = errno.errorcode.get(getattr(reason, "errno", None) or 0, type(reason).__name__)
             log.warning(
                 "cannot take connections: %s (%s), %d times; trying again every %d ms",
@@ -246,7 +245,6 @@ class Door:
                 self._trouble_unsaid,
                 PAUSE * 1000,
             )
-            self._trouble_said_at = now
             self._trouble_unsaid = 0
 
     # -- room

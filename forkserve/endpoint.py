@@ -1,17 +1,20 @@
 """A bound socket: its address, and whose it is."""
 
+import array
 import contextlib
 import errno
 import mmap
 import os
 import select
 import socket
+import struct
+from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from forkserve.address import Address, PathAddress, format_inet
 from forkserve.errors import ListenError
-from forkserve.log import log
+from forkserve.log import Seldom, log
 from forkserve.unix_path import identify, open_at_path
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 AT_A_LIMIT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 LISTENER_DIED = 75  # the exit status that tells a parent to look at its listeners
-QUIET = 5.0  # seconds between two lines about the same trouble
+_SO_ATTACH_FILTER = 26
 
 _SCHEMES = {
     (True, socket.SOCK_STREAM): "unix",
@@ -57,12 +60,11 @@ class Endpoint:
         self.socket = bound
         self.server: ServerView
         self.is_owned = is_owned
-        self._said_at = -QUIET
+        self._trouble = Seldom()
         self._was_blocking = os.get_blocking(bound.fileno())
         self.path = address.path if isinstance(address, PathAddress) else _read_path(bound)
         self._text = _show(bound, self.path)  # for when it is closed as well
         self._opener = os.getpid()
-        self._owner = self._opener if is_owned else None
         self._place = os.path.abspath(self.path) if self.path else bound.getsockname()
         self._file = identify(self._place) if self.path and is_owned else None
         self._is_quiesced = mmap.mmap(-1, 1)  # shared with every process forked from here on
@@ -81,9 +83,7 @@ class Endpoint:
 
     def say_rarely(self, what: str, error: BaseException) -> None:
         """Log an error with its traceback, but not another one for five seconds."""
-        now = monotonic()
-        if now >= self._said_at + QUIET:
-            self._said_at = now
+        if self._trouble.is_due(monotonic()):
             log.error("%s: %s %s", self, what, type(error).__name__, traceback=error)
 
     def quiesce(self) -> None:
@@ -91,13 +91,31 @@ class Endpoint:
 
         Does nothing in a process that does not own the socket.
         """
-        if self._owner == os.getpid() and not self.is_quiesced():
+        if self._is_ours() and not self.is_quiesced():
             with contextlib.suppress(OSError):
                 self._let_nothing_in()
             self._is_quiesced[0] = 1
 
     def _let_nothing_in(self) -> None:
+        if self.path:
+            self._unlink()
+            self.socket.shutdown(socket.SHUT_RD)
+        else:
+            self._close_port()
+
+    def _close_port(self) -> None:
         raise NotImplementedError
+
+    def _attach_filter(self, lines: Sequence[tuple[int, int, int, int]]) -> None:
+        """Let the kernel pass on only what a program of classic BPF passes (socket(7))."""
+        program = array.array("B", b"".join(struct.pack("HBBI", *line) for line in lines))
+        place, _ = program.buffer_info()
+        self.socket.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(lines), place)
+        )
+
+    def _is_ours(self) -> bool:
+        return self.is_owned and self._opener == os.getpid()
 
     def is_quiesced(self) -> bool:
         """Whether its owner has let the last one in; known to all who share the socket."""
@@ -116,7 +134,7 @@ class Endpoint:
 
     def _bind_again(self) -> None:
         """Put another socket in the place of a Unix one that nobody can use any more."""
-        if self._owner == os.getpid() and isinstance(self.address, PathAddress):
+        if self._is_ours() and isinstance(self.address, PathAddress):
             self._unlink()
             with contextlib.suppress(OSError), open_at_path(self.address) as fresh:
                 fresh.setblocking(os.get_blocking(self.socket.fileno()))
@@ -132,7 +150,7 @@ class Endpoint:
             self.socket.detach()
 
     def _unlink(self) -> None:
-        if self._file and self._owner == os.getpid() and identify(self._place) == self._file:
+        if self._file and self._is_ours() and identify(self._place) == self._file:
             os.unlink(self._place)
             self._file = None
 
@@ -147,5 +165,15 @@ def _show(bound: socket.socket, path: str) -> str:
 def _read_path(bound: socket.socket) -> str:
     if bound.family != socket.AF_UNIX:
         return ""
-    name = bound.getsockname()
+    return show_path(bound.getsockname())
+
+
+def show_path(name: str | bytes) -> str:
+    """Return the name of a Unix socket as a path; an abstract one begins with an @ (unix(7))."""
     return "@" + name[1:].decode(errors="replace") if isinstance(name, bytes) else name
+
+
+def is_bound(one: socket.socket) -> bool:
+    """Whether the socket has a port or a path."""
+    name = one.getsockname()
+    return bool(name[1] if isinstance(name, tuple) else name)

@@ -1,10 +1,8 @@
 """A listening socket: accept from it, and let no new client in at the end."""
 
-import array
 import contextlib
 import errno
 import socket
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -42,7 +40,6 @@ _DROP_SYN = (
     (0x06, 0, 0, 0),  # drop
     (0x06, 0, 0, 0xFFFF),  # pass
 )
-_SO_ATTACH_FILTER = 26
 
 
 class Listener(Endpoint):
@@ -118,15 +115,11 @@ class Listener(Endpoint):
                 self.socket.listen(getattr(self.address, "backlog", DEFAULT_BACKLOG))
         return self.is_listening()
 
-    def _let_nothing_in(self) -> None:
-        if self.path:
-            self._unlink()
-            self.socket.shutdown(socket.SHUT_RD)
-        else:
-            try:
-                self._drop_new_clients()
-            except OSError:  # not without CAP_NET_ADMIN: a queue of one is the next best
-                self.socket.listen(0)
+    def _close_port(self) -> None:
+        try:
+            self._attach_filter(_DROP_SYN)
+        except OSError:  # not without CAP_NET_ADMIN: a queue of one is the next best
+            self.socket.listen(0)
 
     def refuse(self) -> None:
         """Refuse new clients from now on, after the queue was found empty.
@@ -135,10 +128,3 @@ class Listener(Endpoint):
         """
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RD)
-
-    def _drop_new_clients(self) -> None:
-        program = array.array("B", b"".join(struct.pack("HBBI", *line) for line in _DROP_SYN))
-        place, _ = program.buffer_info()
-        self.socket.setsockopt(
-            socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), place)
-        )

@@ -12,6 +12,25 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _NAMES = {number: name.upper() for name, number in LEVELS.items()}
 
 
+QUIET = 5.0  # seconds between two lines about the same trouble
+
+
+class Seldom:
+    """Tells when trouble that goes on may be said again."""
+
+    __slots__ = ("_due",)
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def is_due(self, now: float) -> bool:
+        """Whether it may; if so it is not for some seconds from now on."""
+        if now < self._due:
+            return False
+        self._due = now + QUIET
+        return True
+
+
 class Log:
     """Where this process's events go."""
 

@@ -2,10 +2,9 @@
 
 import os
 import signal
-import sys
 from _signal import pthread_sigmask  # type: ignore[import-not-found]
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -22,18 +21,11 @@ if TYPE_CHECKING:
 # a process that has no handler for it is not hurt.
 INTERRUPT = signal.SIGURG
 
-_HANDLED = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGCHLD,
-    INTERRUPT,
-)
+# What ends a server, and what else its user may ask of it.
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+REQUESTS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+
+_HANDLED = (*ENDING, *REQUESTS, signal.SIGCHLD, INTERRUPT)
 # As plain numbers, and by the C function: making enums of them touches 60 pages of each child.
 _HANDLED_NUMBERS = tuple(map(int, _HANDLED))
 _SIG_BLOCK, _SIG_SETMASK = int(signal.SIG_BLOCK), int(signal.SIG_SETMASK)
@@ -45,15 +37,9 @@ def take_over_at_boot() -> None:
     The first thing the command does: as PID 1 the kernel discards signals that have no handler
     (pid_namespaces(7)), and a parent may have left them blocked or ignored.
     """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    for number in ENDING:
         signal.signal(number, _leave_at_once)
-    for number in (
-        signal.SIGHUP,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-        signal.SIGTTIN,
-        signal.SIGTTOU,
-    ):
+    for number in REQUESTS:
         signal.signal(number, _do_nothing)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
@@ -61,19 +47,6 @@ def take_over_at_boot() -> None:
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:
     os._exit(0)
-
-
-def leave_threads() -> None:
-    """End the process here if the target's module has left threads running.
-
-    Python would wait for them, and they may never end.
-    """
-    threading = sys.modules.get("threading")
-    if threading is not None and any(not one.daemon for one in threading.enumerate()[1:]):
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError, OSError, ValueError):
-                stream.flush()
-        os._exit(0)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
@@ -111,7 +84,7 @@ def block() -> Mask:
 
 def end_comes_within(seconds: float) -> bool:
     """Wait, while signals are held back; whether one that ends us has come: it still holds."""
-    came = signal.sigtimedwait((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT), seconds)
+    came = signal.sigtimedwait(ENDING, seconds)
     if came is not None:
         os.kill(os.getpid(), came.si_signo)
     return came is not None

@@ -17,6 +17,7 @@ from forkserve.address import (
     format_inet,
 )
 from forkserve.binding import AnyListener, explain, listen
+from forkserve.endpoint import is_bound, show_path
 from forkserve.errors import ListenError
 from forkserve.unix_path import identify
 
@@ -25,7 +26,7 @@ def own_address(server: Any) -> Address:
     """Return the address that the object was made with, or has bound."""
     place, is_datagram = server.server_address, server.socket_type == socket.SOCK_DGRAM
     if server.address_family == socket.AF_UNIX:
-        path = place if isinstance(place, str) else "@" + bytes(place[1:]).decode(errors="replace")
+        path = show_path(place)
         if is_datagram:
             return UnixgramAddress(f"unixgram://{path}", path)
         return UnixAddress(f"unix://{path}", path)
@@ -39,7 +40,7 @@ def own_address(server: Any) -> Address:
 def identify_own(server: Any) -> tuple[int, int] | None:
     """Return what tells the file of a Unix socket that the object has bound, if it has."""
     own = server.socket
-    if own.family != socket.AF_UNIX or own.fileno() < 0 or not _is_bound(own):
+    if own.family != socket.AF_UNIX or own.fileno() < 0 or not is_bound(own):
         return None
     return identify(server.server_address) if isinstance(server.server_address, str) else None
 
@@ -47,7 +48,7 @@ def identify_own(server: Any) -> tuple[int, int] | None:
 def listen_at_home(server: Any) -> None:
     """Have the object bind its socket if its constructor has not, and let more clients wait."""
     try:
-        if not _is_bound(server.socket):
+        if not is_bound(server.socket):
             server.server_bind()
         if server.socket_type != socket.SOCK_DGRAM:
             if not server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -58,11 +59,6 @@ def listen_at_home(server: Any) -> None:
     except OSError as error:
         server.socket.close()
         raise explain(error, own_address(server)) from error
-
-
-def _is_bound(own: socket.socket) -> bool:
-    name = own.getsockname()
-    return bool(name[1] if isinstance(name, tuple) else name)
 
 
 def move(server: Any, opened: AnyListener) -> None:

@@ -13,8 +13,9 @@ from forkserve.address import UnixAddress, UnixgramAddress
 def open_at_path(address: UnixAddress | UnixgramAddress) -> socket.socket:
     """Bind, so that the path is never there with a wrong mode, and no client is refused.
 
-    A listening socket is bound beside the path and renamed over it. The folder is locked meanwhile,
-    so that of two servers starting at once one sees the other.
+    A listening socket is bound beside the path and renamed over it; one for datagrams at the path,
+    which is what a peer sees where an answer comes from. The folder is locked meanwhile, so that of
+    two servers starting at once one sees the other.
     """
     path = address.path
     folder = os.path.dirname(path) or "."
@@ -26,36 +27,23 @@ def open_at_path(address: UnixAddress | UnixgramAddress) -> socket.socket:
             folder = f"/proc/self/fd/{locked}"  # short, whatever the length of the path
         _refuse_occupied(path)
         if isinstance(address, UnixAddress):
-            return _listen_beside(address, folder)
-        return _bind_in_place(address)
+            return _bind(address, f"{folder}/.forkserve-{os.getpid()}")
+        return _bind(address, address.path)
 
 
-def _listen_beside(address: UnixAddress, folder: str) -> socket.socket:
-    beside = f"{folder}/.forkserve-{os.getpid()}"
+def _bind(address: UnixAddress | UnixgramAddress, place: str) -> socket.socket:
+    kind = socket.SOCK_DGRAM if address.is_datagram else socket.SOCK_STREAM
     with contextlib.ExitStack() as failed:
-        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        bound = socket.socket(socket.AF_UNIX, kind)
         failed.callback(bound.close)
         os.fchmod(bound.fileno(), 0o600 & address.mode)
-        _remove(beside)
-        bound.bind(beside)
-        failed.callback(_remove, beside)
-        os.chmod(beside, address.mode)
-        bound.listen(address.backlog)
-        os.rename(beside, address.path)
-        failed.pop_all()
-    return bound
-
-
-def _bind_in_place(address: UnixgramAddress) -> socket.socket:
-    """Bind at the path itself, which is what a peer sees where an answer comes from."""
-    with contextlib.ExitStack() as failed:
-        bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        failed.callback(bound.close)
-        os.fchmod(bound.fileno(), 0o600 & address.mode)
-        _remove(address.path)
-        bound.bind(address.path)
-        failed.callback(_remove, address.path)
-        os.chmod(address.path, address.mode)
+        _remove(place)
+        bound.bind(place)
+        failed.callback(_remove, place)
+        os.chmod(place, address.mode)
+        if isinstance(address, UnixAddress):
+            bound.listen(address.backlog)
+            os.rename(place, address.path)
         failed.pop_all()
     return bound
 

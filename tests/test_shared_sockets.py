@@ -43,16 +43,21 @@ def family_cpu(server: Server) -> float:
     return sum(processes.cpu_seconds(process.pid) for process in server.processes())
 
 
+def assert_quietly_served(server: Server) -> None:
+    """Fail unless clients are served again, and no process spins."""
+    eventually(lambda: serves(server.address), 10)
+    spent = family_cpu(server)
+    pause(0.5)
+    assert family_cpu(server) - spent < 0.3
+    assert serves(server.address)
+
+
 @every_act
 def test_listener_that_a_handler_spoils(act: str, mode: Mode, tmp_path: Path) -> None:
     """Whatever a handler does to a Unix listener, clients are served again, and nobody spins."""
     with running(STREAM, *mode.arguments, address=f"unix://{tmp_path}/s", expect=DEAD) as server:
         clients.ask_line(server.address, act)
-        eventually(lambda: serves(server.address), 10)
-        spent = family_cpu(server)
-        pause(0.5)
-        assert family_cpu(server) - spent < 0.3
-        assert serves(server.address)
+        assert_quietly_served(server)
 
 
 @every_act
@@ -65,11 +70,7 @@ def test_datagram_socket_that_a_handler_spoils(
     expect = f"{DEAD}|not connected"
     with running(DATAGRAM, *mode.arguments, address=address, expect=expect) as server:
         clients.ask_datagram(server.address, act)
-        eventually(lambda: serves(server.address), 10)
-        spent = family_cpu(server)
-        pause(0.5)
-        assert family_cpu(server) - spent < 0.3
-        assert serves(server.address)
+        assert_quietly_served(server)
 
 
 def test_queue_outlives_a_failed_fork() -> None:

@@ -50,3 +50,14 @@ def flush() -> None:
             sys.stderr.flush()
     except (OSError, ValueError):
         pass  # closed, or nobody reads it any more
+
+
+def leave_threads() -> None:
+    """End the process here if the target's module has left threads running.
+
+    Python would wait for them, and they may never end.
+    """
+    threading = sys.modules.get("threading")
+    if threading is not None and any(not one.daemon for one in threading.enumerate()[1:]):
+        flush()
+        os._exit(0)

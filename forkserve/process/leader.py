@@ -32,14 +32,6 @@ from forkserve.strategies import Strategy
 from forkserve.wait import Wait
 from forkserve.wakeup import Wakeup
 
-_NOT_BUILT = (
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-)
-
 
 class Bounds(NamedTuple):
     """How many workers, and how long things may take, in seconds."""
@@ -95,7 +87,7 @@ class Leader:
         """
         self._on_ready, self._private = on_ready, private
         handlers: dict[int, signals.Handler] = {}
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, *_NOT_BUILT):
+        for number in (*signals.ENDING, *signals.REQUESTS):
             handlers[number] = self._on_request
         handlers[signal.SIGCHLD] = self._on_child
         self._wait = Wait()
@@ -190,7 +182,7 @@ class Leader:
     # -- what the user asks
 
     def _take_request(self, number: signal.Signals) -> None:
-        if number in _NOT_BUILT:
+        if number in signals.REQUESTS:  # not built yet
             log.warning("%s is not supported", number.name)
         elif number is signal.SIGQUIT or self._phase.is_ending():
             self._hurry(number.name)

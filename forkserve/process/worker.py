@@ -31,11 +31,7 @@ class Worker:
                 signal.SIGCHLD: self._on_child,
                 signals.INTERRUPT: self._on_interrupt,
                 signal.SIGINT: signal.SIG_IGN,  # Ctrl-C reaches us too: the leader decides
-                signal.SIGHUP: signal.SIG_IGN,
-                signal.SIGUSR1: signal.SIG_IGN,
-                signal.SIGUSR2: signal.SIG_IGN,
-                signal.SIGTTIN: signal.SIG_IGN,
-                signal.SIGTTOU: signal.SIG_IGN,
+                **dict.fromkeys(signals.REQUESTS, signal.SIG_IGN),
             }
         )
         signal.set_wakeup_fd(service.wakeup.writer, warn_on_full_buffer=False)

@@ -6,8 +6,8 @@ from functools import partial
 from time import monotonic
 
 from forkserve.acceptor import accept_loop
-from forkserve.door import GRACE, PAUSE, QUIET
-from forkserve.log import log
+from forkserve.door import GRACE, PAUSE
+from forkserve.log import Seldom, log
 from forkserve.run_handler import Inline
 from forkserve.service import Service
 from forkserve.wait import READABLE, Wait
@@ -77,7 +77,7 @@ class Lanes:
         self._lanes = 0
         self._numbers = itertools.count(1)
         self._no_thread_until = 0.0
-        self._no_thread_said_at = -QUIET
+        self._no_thread = Seldom()
         self._gate_opens_at: float | None = None
         self._is_gate_open = False
         self._surplus = 0
@@ -212,9 +212,8 @@ class Lanes:
     def _say_no_thread(self, error: RuntimeError) -> None:
         now = monotonic()
         self._no_thread_until = now + PAUSE
-        if now >= self._no_thread_said_at + QUIET:
+        if self._no_thread.is_due(now):
             log.warning("cannot add a thread: %s; clients wait until one is free", error)
-            self._no_thread_said_at = now
 
     def _close_door(self, now: float) -> None:
         """Let the lanes that wait go, once whoever is about to come has come."""

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import secrets
 import select
 import socket
@@ -133,10 +134,29 @@ def ends(client: socket.socket) -> bool:
         return True
 
 
+def count_cut(address: str, answer_size: int) -> int:
+    """Send 250 bodies that nobody reads, and return how many answers are not of this size."""
+    cut = 0
+    for _ in range(250):
+        with connect(address) as client:
+            client.sendall(b"x" * 100_000)
+            cut += len(read_to_end(client)) != answer_size
+    return cut
+
+
 def at_once(count: int, act: Callable[[int], Result]) -> list[Result]:
     """Do something with so many clients at the same time, and return what each got."""
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(act, range(count)))
+
+
+def read_wrk(report: str) -> int:
+    """Return how many requests wrk says that it made, all of them with success."""
+    assert "Socket errors" not in report, report
+    assert "Non-2xx" not in report, report
+    requests = re.search(r"(\d+) requests in", report)
+    assert requests, report
+    return int(requests[1])
 
 
 class _UnixHTTPConnection(http.client.HTTPConnection):

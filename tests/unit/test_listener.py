@@ -346,11 +346,11 @@ def test_a_quiet_tcp_listener_without_the_filter(
 ) -> None:
     """Without the right to filter the queue is shrunk, and who is in it is served."""
 
-    def not_permitted() -> None:
+    def not_permitted(program: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     (listener,) = listen("127.0.0.1:0")
-    monkeypatch.setattr(listener, "_drop_new_clients", not_permitted)
+    monkeypatch.setattr(listener, "_attach_filter", not_permitted)
     clients = [connect(listener) for _ in range(3)]
     listener.quiesce()
     assert listener.is_listening()
@@ -385,13 +385,13 @@ def test_a_tcp_listener_is_revived(listen: Open) -> None:
         taken(listener).close()
 
 
-def test_a_unix_listener_cannot_be_revived(listen: Open, path: Path) -> None:
-    """Then its address is lost, and that is said."""
+def test_a_unix_listener_is_revived(listen: Open, path: Path) -> None:
+    """One that a child shut down has a successor at its path."""
     (listener,) = listen(f"unix://{path}")
     listener.socket.shutdown(socket.SHUT_RD)
-    is_revived = listener.revive()
+    assert listener.revive()
     with closing(socket.socket(socket.AF_UNIX)) as client:
-        assert is_revived == (client.connect_ex(str(path)) == 0)
+        assert client.connect_ex(str(path)) == 0
 
 
 def test_a_closed_listener_is_not_listening(listen: Open) -> None:
