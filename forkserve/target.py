@@ -7,11 +7,12 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from forkserve import source
 from forkserve.errors import TargetError
 
 
 def load_target(text: str) -> Any:
-    """Import the module, the current folder on the path, and return the name in it.
+    """Import the module from its source, the current folder on the path; return the name in it.
 
     Raises TargetError; its ``__cause__`` is what the user's module raised, if that is at fault.
     """
@@ -20,6 +21,7 @@ def load_target(text: str) -> Any:
         raise TargetError(f"target {text!r}: expected package.module:name or path/to/file.py:name")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
+    source.install()
     is_file = place.endswith(".py") or "/" in place
     try:
         module = _import_file(text, place) if is_file else _import_module(text, place)
@@ -58,7 +60,9 @@ def _import_file(text: str, path: str) -> ModuleType:
     name = file.removesuffix(".py")
     if name in sys.modules or name in sys.stdlib_module_names:
         name = f"forkserve_target_{name}"
-    spec = importlib.util.spec_from_file_location(name, os.path.join(folder, file))
+    whole = os.path.join(folder, file)
+    loader = source.SourceLoader(name, whole) if file.endswith(".py") else None
+    spec = importlib.util.spec_from_file_location(name, whole, loader=loader)
     if spec is None or spec.loader is None:
         raise TargetError(f"target {text!r}: {path!r} is not a Python file")
     module = importlib.util.module_from_spec(spec)

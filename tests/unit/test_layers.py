@@ -33,7 +33,7 @@ ROWS = (
     ("process.fork", "process.reaper", "process.policy", "process.group"),
     ("process", "process.phase"),
     ("settings", "target", "unix_path", "occupant"),
-    ("address", "log", "signals", "stop", "wait", "wakeup"),
+    ("address", "log", "signals", "source", "stop", "wait", "wakeup"),
     ("errors",),
 )
 LEVEL = {module: len(ROWS) - row for row, modules in enumerate(ROWS) for module in modules}

@@ -8,6 +8,7 @@ import pytest
 
 from forkserve.errors import TargetError
 from forkserve.target import load_target
+from tests.unit.test_source import leave_stale_bytecode
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +16,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Work in a folder of the test's own, and forget afterwards what it imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "path_hooks", sys.path_hooks[:])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
@@ -42,6 +45,21 @@ def test_a_name_in_a_file(folder: Path) -> None:
     first = load_target("sub/shop_c.py:handler")
     assert first is sys.modules["shop_c"].handler
     assert load_target(f"{folder}/sub/shop_c.py:handler") is not first
+
+
+@pytest.mark.parametrize("target", ["shop_j:answer", "shop_j.py:answer"])
+def test_the_source_is_loaded(target: str, folder: Path) -> None:
+    """An edit of one length, in the same second as the one before, is served all the same."""
+    leave_stale_bytecode(folder / "shop_j.py", "answer = 1\n", "answer = 2\n")
+    assert load_target(target) == 2
+
+
+def test_nothing_is_left_beside_the_source(folder: Path) -> None:
+    """Loading a target writes no __pycache__ into the user's folders."""
+    (folder / "shop_k.py").write_text("import shop_k_helper\n")
+    (folder / "shop_k_helper.py").write_text("")
+    load_target("shop_k.py:shop_k_helper")
+    assert sorted(path.name for path in folder.iterdir()) == ["shop_k.py", "shop_k_helper.py"]
 
 
 def test_a_dotted_name(folder: Path) -> None:
