@@ -1,0 +1,1 @@
+"""What forkserve endures: long trials under load, with their figures."""
