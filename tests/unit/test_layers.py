@@ -30,7 +30,7 @@ ROWS = (
     ("handler", "view", "binding", "admission"),
     ("listener", "datagram", "streams", "lingering"),
     ("connection", "endpoint"),
-    ("process.fork", "process.reaper", "process.policy", "process.group"),
+    ("process.cause", "process.fork", "process.reaper", "process.policy", "process.group"),
     ("process", "process.phase"),
     ("settings", "target", "unix_path", "occupant"),
     ("address", "log", "signals", "source", "stop", "wait", "wakeup"),
