@@ -37,6 +37,7 @@ ROWS = (
         "process.policy",
         "process.title",
         "process.group",
+        "process.watcher",
     ),
     ("process", "process.phase"),
     ("settings", "target", "unix_path", "occupant"),

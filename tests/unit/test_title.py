@@ -77,3 +77,15 @@ def test_without_proc(error: str) -> None:
     refuse = f"def refuse(*_):\n    raise {error}\ntitle.open = refuse\n"
     name, _ = shown(f"{WITHOUT}\n{refuse}")
     assert name.startswith("python")
+
+
+def test_nothing_is_imported_before_it_is_needed() -> None:
+    """The modules for titles and for --reload import no package that is not Python's own."""
+    code = (
+        "import sys\n"
+        "from forkserve.process import title, watcher\n"
+        "print({'setproctitle', 'watchfiles', 'anyio', 'asyncio'} & set(sys.modules))\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "set()\n"
