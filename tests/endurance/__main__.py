@@ -14,11 +14,11 @@ import pytest
 
 import forkserve
 from tests import conftest
-from tests.endurance import reloads
+from tests.endurance import deaths, hangs, reloads, storms
 from tests.endurance.scenario import Findings, Scenario
 from tests.support import server
 
-MODULES = (reloads,)
+MODULES = (reloads, deaths, hangs, storms)
 KEPT = "all promises kept"
 
 
