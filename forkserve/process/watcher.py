@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import os
 import select
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 PERIOD = 0.25  # seconds between two looks
 TOLD_PERIOD = 1.0  # where the kernel tells of changes: for what it does not tell, say over NFS
@@ -27,15 +27,27 @@ def watch(
     What has changed since the files were seen (without: since now) counts. For a process of its
     own: watchfiles, where it is installed, starts threads.
     """
-    before = find(folders) if seen is None else seen
-    for _ in _occasions(folders, lifeline):
-        after = find(folders)
-        if after == before:
+    files = find(folders) if seen is None else seen
+    occasions = _occasions(folders, lifeline)
+    for _ in batches(files, occasions, lambda: find(folders), lambda: _is_over(lifeline, QUIET)):
+        notify()
+
+
+def batches(
+    files: Files,
+    occasions: Iterable[None],
+    look: Callable[[], Files],
+    is_over: Callable[[], bool],
+) -> Iterator[None]:
+    """Yield once for each batch of changes to the files that the occasions to look show."""
+    for _ in occasions:
+        after = look()
+        if after == files:
             continue
-        settled = settle(after, lambda: find(folders), lambda: _is_over(lifeline, QUIET))
-        if settled is not None and settled != before:
-            before = settled
-            notify()
+        settled = settle(after, look, is_over)
+        if settled is not None and settled != files:
+            files = settled
+            yield
 
 
 def find(folders: Sequence[str]) -> Files:

@@ -6,7 +6,9 @@ import select
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import repeat, takewhile
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -174,6 +176,28 @@ def test_the_end_comes_before_the_files_settle() -> None:
     assert watcher.settle(HALF, look, lambda: next(ends)) is None
 
 
+NOT_YET: watcher.Files = {}
+
+
+@pytest.mark.parametrize(
+    ("looks", "count"),
+    [
+        ([NOT_YET, NOT_YET], 0),
+        ([HALF, HALF, HALF], 1),
+        ([HALF, WHOLE, WHOLE, WHOLE], 1),
+        ([HALF, HALF, HALF, WHOLE, WHOLE, WHOLE], 2),
+        ([HALF, NOT_YET, NOT_YET, NOT_YET], 0),
+    ],
+    ids=["nothing", "one", "in two steps", "two", "made and removed"],
+)
+def test_a_batch_counts_once(looks: list[watcher.Files], count: int) -> None:
+    """A batch is told once, when it has settled, and only if something is different then."""
+    left = deque(looks)
+    occasions = takewhile(lambda _: left, repeat(None))
+    told = watcher.batches(NOT_YET, occasions, left.popleft, lambda: False)
+    assert len(list(told)) == count
+
+
 # -- a real watcher
 
 
@@ -197,8 +221,8 @@ class Watching(NamedTuple):
 
 
 @contextlib.contextmanager
-def watching(folder: Path, seen: watcher.Files) -> Iterator[Watching]:
-    """Watch a folder, of which these files were seen, until the test hangs up."""
+def watching(folder: Path, seen: watcher.Files, *others: Path) -> Iterator[Watching]:
+    """Watch folders, of which these files were seen, until the test hangs up."""
     lifeline, end = os.pipe()
     notices, told = os.pipe()
 
@@ -208,7 +232,7 @@ def watching(folder: Path, seen: watcher.Files) -> Iterator[Watching]:
     def child() -> int:
         os.close(end)
         os.close(notices)
-        watcher.watch([str(folder)], notify, lifeline, seen)
+        watcher.watch([str(one) for one in (folder, *others)], notify, lifeline, seen)
         return 0
 
     pid = fork(child, lambda: None)
@@ -294,8 +318,10 @@ def test_a_folder_that_changes_all_the_time(means: str, write: Write, tmp_path: 
 
 
 def test_a_folder_that_cannot_be_watched(means: str, write: Write, tmp_path: Path) -> None:
-    """A folder that is made later is looked for instead."""
-    with watching(tmp_path / "later", {}) as it:
-        write("later/shop.py")
+    """Where one of the folders is missing the others are watched all the same."""
+    with watching(tmp_path, {}, tmp_path / "missing") as it:
+        write("shop.py")
+        it.wait_for_notice()
+        write("till.py")
         it.wait_for_notice()
         assert it.close() == b""
