@@ -38,6 +38,13 @@ def test_loop_hangs(scenario: Scenario[Any], tmp_path: Path) -> None:
     assert not found.broken, found.report()
 
 
+@each(hangs.STOPS)
+def test_stop_while_a_handler_hangs(scenario: Scenario[Any], tmp_path: Path) -> None:
+    """A stop waits for no connection beyond its own timeout, however long it may drain (F90)."""
+    found = scenario.run(tmp_path)
+    assert not found.broken, found.report()
+
+
 @each(hangs.WORKERS_RETIRE)
 def test_worker_retires(scenario: Scenario[Any], tmp_path: Path) -> None:
     """A worker with a thread that cannot be ended leaves once its replacement is ready (F54)."""

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from tests.support.modes import MODE, Mode
 from tests.support.processes import Process
 from tests.support.requirements import requires, requires_root
 from tests.support.server import Server, handler, running
-from tests.support.waiting import Stopwatch, becomes, eventually, pause
+from tests.support.waiting import Stopwatch, eventually, pause
 
 DYING = handler("dying.py:Stream")
 EXPECTED = "worker|leader|process|child|fork|thread|reload failed|raised"
@@ -34,29 +35,30 @@ WITH_LEADERS_FORKS = [STRONG, *PLAIN]
 # -- looking at the tree
 
 
-def living(server: Server, name: str) -> list[Process]:
-    """Return the processes of a server with this title that have not ended, oldest first."""
-    found = (one for one in server.family() if one.name.startswith(name) and one.state != "Z")
-    return sorted(found, key=lambda one: _started_at(one.pid))
-
-
-def _started_at(pid: int) -> int:
-    """Return when a process began, in the kernel's ticks."""
+def living_children(pid: int) -> list[Process]:
+    """Return the children of a process that have not ended, in the order of their birth."""
     with contextlib.suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    return 0
+        numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        found = [processes.look_up(int(number)) for number in numbers]
+        return [one for one in found if one is not None and one.state not in "ZX"]
+    return []
+
+
+def leaders_of(server: Server) -> list[int]:
+    """Return the leaders that live, those of older generations first."""
+    children = living_children(server.pid)
+    return [one.pid for one in children if one.name.startswith("fs-leader")]
 
 
 def leader_of(server: Server) -> int:
     """Return the leader of the newest generation, once there is one."""
-    eventually(lambda: living(server, "fs-leader"), 10)
-    return living(server, "fs-leader")[-1].pid
+    eventually(lambda: leaders_of(server), 10)
+    return leaders_of(server)[-1]
 
 
 def workers_of(server: Server) -> list[int]:
-    """Return the workers that live and have a leader, but not the processes they have made."""
-    leaders = {one.pid for one in living(server, "fs-leader")}
-    return [one.pid for one in living(server, "fs-worker") if one.parent in leaders]
+    """Return the workers that live and have a leader."""
+    return [one.pid for leader in leaders_of(server) for one in living_children(leader)]
 
 
 def worker_count(mode: Mode) -> int:
@@ -132,7 +134,7 @@ class Holdings(NamedTuple):
 
 def _kinds(links: Iterable[str]) -> list[str]:
     """Return what descriptors are, without the numbers that are new in each pipe."""
-    return sorted(link.partition("[")[0] for link in links)
+    return sorted(re.sub(r":\[\d+\]", "", link) for link in links)
 
 
 # -- workers killed under load
@@ -157,15 +159,14 @@ def kill_workers(mode: Mode, sizes: Kills, found: Findings) -> None:
     at_stake = CLIENTS if mode.lanes > worker_count(mode) and mode.lasting else 1
     with running(DYING, *mode.arguments, expect=EXPECTED) as server, Load(server.address) as load:
         _kill_each(server, mode, WARM_UP, sizes.rate)  # what is made once is made now
-        load.wait_for_more(CLIENTS)
+        seconds_to_strength(server, mode)
         before, failed = Holdings.of(server), load.failed()
-        _kill_each(server, mode, sizes.count, sizes.rate)
         watch = Stopwatch()
+        _kill_each(server, mode, sizes.count, sizes.rate)
+        found.count("kills a second", sizes.count / watch.seconds)
         load.stop()
         failed = load.failed() - failed
-        seconds_to_strength(server, mode)
-        found.slowest("full strength after", watch.seconds)
-        found.promise(watch.seconds <= 1 + sizes.slack, f"weak for {watch.seconds:.2f} s")
+        expect_strength(server, mode, sizes.slack, found)
         zombies = lasting_zombies(server)
         found.promise(zombies == 0, f"{zombies} zombies")
         before.compare(Holdings.of(server), found)
@@ -222,15 +223,18 @@ def starve(
     sizes: Failures,
     found: Findings,
 ) -> None:
-    """Serve, let forks fail in one way, and hold the server to come back at once."""
+    """Serve, let forks fail in one way, and hold the server to outlive it."""
     with running(DYING, *mode.arguments, expect=EXPECTED) as server:
         supervisor = server.pid
         act(server, mode, sizes, found)
-        watch = Stopwatch()
-        seconds_to_strength(server, mode)
-        found.slowest("full strength after", watch.seconds)
-        found.promise(watch.seconds <= 1 + sizes.slack, f"weak for {watch.seconds:.2f} s")
         found.promise(server.is_running() and server.pid == supervisor, "the server has ended")
+
+
+def expect_strength(server: Server, mode: Mode, slack: float, found: Findings) -> None:
+    """Hold the server to have its full strength a second from now."""
+    seconds = seconds_to_strength(server, mode)
+    found.slowest("full strength after", seconds)
+    found.promise(seconds <= 1 + slack, f"weak for {seconds:.2f} s")
 
 
 def without_workers(
@@ -242,9 +246,10 @@ def without_workers(
         for pid in workers_of(server):
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: failures() >= sizes.count, 30 + sizes.count)
-    found.promise(
-        f"degraded 0/{worker_count(mode)}" in server.stderr_so_far(), "nobody said `degraded`"
-    )
+    expect_strength(server, mode, sizes.slack, found)
+    log, count = server.stderr_so_far(), worker_count(mode)
+    found.promise(bool(re.search(rf"degraded \d/{count}: ", log)), "nobody said `degraded`")
+    found.promise(f"full strength again: {count}/{count}" in log, "nobody said `full strength`")
 
 
 def without_leader(
@@ -254,6 +259,7 @@ def without_leader(
     with failing_forks(server.pid, error, found) as failures, restful([server.pid], found):
         os.kill(leader_of(server), signal.SIGKILL)
         eventually(lambda: failures() >= sizes.count, 30 + sizes.count)
+    expect_strength(server, mode, sizes.slack, found)
 
 
 def without_new_leader(
@@ -266,6 +272,7 @@ def without_new_leader(
             server.signal(signal.SIGHUP)
             eventually(partial(_has_failed, server, number), 30)
         found.promise(failures() >= sizes.count, f"{failures()} forks were tried")
+    expect_strength(server, mode, sizes.slack, found)
     found.promise(workers_of(server) == workers, "the old workers are not the same")
 
 
@@ -285,6 +292,7 @@ def without_servers(
     ):
         while failures() < sizes.count:
             _knock(server.address, held)
+    expect_strength(server, mode, sizes.slack, found)
     found.promise(workers_of(server) == [worker], "the worker is another one")
 
 
@@ -308,7 +316,7 @@ def without_room(server: Server, mode: Mode, sizes: Failures, found: Findings) -
             eventually(lambda: _refused(group) >= sizes.count, 30 + sizes.count)
         found.count("failed forks", _refused(group))
         limit.write_text("max")
-        seconds_to_strength(server, mode)
+        expect_strength(server, mode, sizes.slack, found)
 
 
 @contextlib.contextmanager
@@ -383,12 +391,22 @@ def kill_supervisors(mode: Mode, is_busy: bool, sizes: Heads, found: Findings) -
             family, port = server.family(), clients.port_of(server.address)
             watch = Stopwatch()
             server.kill()
-            for one in family:
-                found.promise(processes.wait_until_gone(one.pid, bound + 10), f"{one} stays")
-            becomes(True, lambda port=port: _can_bind(port))  # type: ignore[misc]
+            expect_gone([one.pid for one in family], bound + 5, found)
+            eventually(partial(_can_bind, port))
         found.count("supervisors killed", 1)
         found.slowest("nothing left after", watch.seconds)
         found.promise(watch.seconds <= bound, f"{watch.seconds:.2f} s until all was gone")
+
+
+def expect_gone(pids: Sequence[int], timeout: float, found: Findings) -> None:
+    """Hold processes to have ended in time; kill those that have not."""
+    watch = Stopwatch()
+    for pid in pids:
+        gone = processes.wait_until_gone(pid, max(0.0, timeout - watch.seconds))
+        found.promise(gone, f"after {timeout:g} s there is still {processes.look_up(pid)}")
+        if not gone:
+            os.kill(pid, signal.SIGKILL)
+            processes.wait_until_gone(pid)
 
 
 DRAIN = ("--drain-timeout", f"{DRAIN_TIMEOUT:g}")
@@ -430,8 +448,7 @@ def kill_leaders(mode: Mode, is_busy: bool, sizes: Heads, found: Findings) -> No
                 found.slowest("served again after", watch.seconds)
                 served = watch.seconds <= 1 + sizes.slack
                 found.promise(served, f"served after {watch.seconds:.2f} s")
-                for pid in old:
-                    found.promise(processes.wait_until_gone(pid, bound + 10), f"{pid} stays")
+                expect_gone(old, bound + 5, found)
                 found.slowest("old workers gone after", watch.seconds)
                 found.promise(watch.seconds <= bound, f"old workers for {watch.seconds:.2f} s")
             found.count("leaders killed", 1)
@@ -439,7 +456,7 @@ def kill_leaders(mode: Mode, is_busy: bool, sizes: Heads, found: Findings) -> No
 
 
 def _has_successor(server: Server, leader: int) -> bool:
-    return any(one.pid != leader for one in living(server, "fs-leader"))
+    return any(pid != leader for pid in leaders_of(server))
 
 
 # -- the scenarios

@@ -53,7 +53,7 @@ class Way:
 
 
 DUMP = r"(?:Current thread|Thread) 0x[\s\S]*?\b"
-STATE = r"[Ss]tate|wchan"
+STATE = r"\bwas stopped\b|\bit is (?:running|sleeping|stopped|waiting)"
 IN_HANDLER = [
     Way("sleep", rf"{DUMP}hang_in_sleep\b"),
     Way("spin", rf"{DUMP}hang_in_spin\b"),
@@ -74,7 +74,7 @@ WHOLE_WORKER = {"sum", "regex", "stopped"}
 
 def hang(mode: Mode, way: Way, sizes: Hangs, found: Findings) -> None:
     """Hang in a handler so many times, and hold the server to cut that connection alone."""
-    flags = (way.flag, f"{TIMEOUT:g}")
+    flags = (way.flag, f"{TIMEOUT:g}", "--drain-timeout", "2")
     with running(HANGING, *mode.arguments, *flags, expect=EXPECT) as server:
         for number in range(1, sizes.count + 1):
             with hanging(server, way) as client, others(server, mode, way, found):
@@ -173,6 +173,25 @@ def hang_in_loop(target: str, where: str, mode: Mode, sizes: Hangs, found: Findi
             found.count("hangs", 1)
 
 
+def stop_a_hang(mode: Mode, sizes: Hangs, found: Findings) -> None:
+    """Stop a server while a handler hangs, and hold it not to wait beyond that one's timeout."""
+    flags = ("--connection-timeout", f"{TIMEOUT:g}", "--drain-timeout", "60")
+    for _ in range(sizes.count):
+        with (
+            running(HANGING, *mode.arguments, *flags, expect=EXPECT) as server,
+            hanging(server, IN_HANDLER[0]) as client,
+        ):
+            watch = Stopwatch()
+            server.signal(signal.SIGTERM)
+            found.promise(clients.ends(client), "the hanging client was answered")
+            expect_in_time(watch.seconds, sizes, found)
+            found.promise(server.wait(30) == 0, "its status is not 0")
+            found.slowest("ended after", watch.seconds)
+            in_time = watch.seconds <= TIMEOUT + 2 + sizes.slack
+            found.promise(in_time, f"ended after {watch.seconds:.2f} s")
+            found.count("stops", 1)
+
+
 def retire(mode: Mode, sizes: Hangs, found: Findings) -> None:
     """Let a thread hang, and hold its worker to leave after its replacement has come."""
     flags = ("--connection-timeout", f"{TIMEOUT:g}", "--drain-timeout", "1")
@@ -264,6 +283,8 @@ def outnumber(mode: Mode, sizes: Ordeal, found: Findings) -> None:
         innocent(server, found) as load,
         ExitStack() as greedy,
     ):
+        for one in server.processes():  # a session shares its processors with others as one
+            Path(f"/proc/{one.pid}/autogroup").write_text("19")
         for _ in range(4):
             greedy.enter_context(spinning(server))
         pause(sizes.seconds * sizes.count)
@@ -384,6 +405,10 @@ LOOPS_HANG: list[Scenario[Any]] = [
     for target, where in (("stuck_loop", "get_request"), ("stuck_door", "verify_request"))
     for mode in PLAIN
 ]
+STOPS: list[Scenario[Any]] = [
+    Scenario(f"stop-a-hang-{mode.name}", partial(stop_a_hang, mode), Hangs(1, 3.0), Hangs(3))
+    for mode in PLAIN
+]
 WORKERS_RETIRE: list[Scenario[Any]] = [
     Scenario(f"retire-{mode.name}", partial(retire, mode), small=Hangs(1, 3.0), full=Hangs(5))
     for mode in WITH_THREADS
@@ -414,6 +439,7 @@ SCENARIOS: tuple[Scenario[Any], ...] = (
     *HANDLERS_HANG,
     *PROCESSES_STOPPED,
     *LOOPS_HANG,
+    *STOPS,
     *WORKERS_RETIRE,
     *NO_HANGS,
 )

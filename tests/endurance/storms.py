@@ -20,6 +20,7 @@ from tests.endurance.deaths import (
     PLAIN,
     lasting_zombies,
     leader_of,
+    leaders_of,
     seconds_to_strength,
     workers_of,
 )
@@ -58,7 +59,7 @@ def storm(mode: Mode, sizes: Storm, found: Findings) -> None:
             load.wait_for_more(20)
         found.promise_no_failure(load)
         seconds_to_strength(server, mode)
-        eventually(lambda: _generations(server) == 1, 30)
+        eventually(lambda: len(leaders_of(server)) == 1, 30)
         expect_rest(server, found)
         expect_end(server, found)
 
@@ -69,10 +70,6 @@ def _rain(server: Server, sizes: Storm, found: Findings) -> None:
         server.signal(getattr(signal, f"SIG{random.choice(MIXED)}"))
         pause(max(0.0, (number + 1) / sizes.rate - watch.seconds))
     found.count("signals", sizes.count)
-
-
-def _generations(server: Server) -> int:
-    return len([one for one in server.family() if one.name.startswith("fs-leader")])
 
 
 def expect_rest(server: Server, found: Findings) -> None:
