@@ -14,6 +14,7 @@ import pytest
 from tests.support import processes, server
 
 _PR_SET_CHILD_SUBREAPER = 36
+_MOST_WORKERS = 16
 _TRACEBACK = re.compile(
     r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(.*)$", re.MULTILINE
 )
@@ -28,6 +29,12 @@ def pytest_configure() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Let `-n auto` run two tests for each processor: most of them wait for other processes."""
+    return min(2 * len(os.sched_getaffinity(0)), _MOST_WORKERS)
 
 
 @pytest.fixture(autouse=True)
