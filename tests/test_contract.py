@@ -195,12 +195,12 @@ def test_handler_that_fails_around_its_work(
 
 @every_combination
 def test_nothing_accumulates(kind: Kind, mode: Mode, transport: str, serve: Serve) -> None:
-    """After 201 more connections the processes and their descriptors are what they were."""
+    """After 60 more connections the processes and their descriptors are what they were."""
     with serve(kind.echo, mode, transport) as server:
         for _ in range(9):
             small_exchange(kind, server)
         before = settled(lambda: open_descriptors(server, mode))
-        for _ in range(201):
+        for _ in range(60):
             small_exchange(kind, server)
         becomes(before, lambda: open_descriptors(server, mode))
         becomes(True, lambda: len(server.processes()) <= len(before) + mode.waiting)

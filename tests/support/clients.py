@@ -134,10 +134,10 @@ def ends(client: socket.socket) -> bool:
         return True
 
 
-def count_cut(address: str, answer_size: int) -> int:
-    """Send 250 bodies that nobody reads, and return how many answers are not of this size."""
+def count_cut(address: str, answer_size: int, bodies: int = 250) -> int:
+    """Send bodies that nobody reads, and return how many answers are not of this size."""
     cut = 0
-    for _ in range(250):
+    for _ in range(bodies):
         with connect(address) as client:
             client.sendall(b"x" * 100_000)
             cut += len(read_to_end(client)) != answer_size
