@@ -2,12 +2,22 @@
 
 import resource
 
+from forkserve.settings import Mode, Settings
+
 _OTHER_DESCRIPTORS = 64  # standard streams, listeners, pipes, and what the user's module opens
 
 
 def share(max_connections: int, workers: int) -> int:
     """Return one worker's equal share of the bound, rounded up."""
     return -(-max_connections // workers)
+
+
+def count_lanes(settings: Settings) -> int:
+    """Return how many connections at a time a worker may be serving."""
+    limit = share(settings.max_connections, settings.count_workers())
+    if settings.mode is Mode.PROCESS or (settings.mode is Mode.THREAD and not settings.threads):
+        return limit
+    return min(settings.threads or 1, limit)
 
 
 def raise_descriptor_limit(connections: int) -> int | None:

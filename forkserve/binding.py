@@ -4,8 +4,9 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from forkserve import signals
 from forkserve.address import (
     Address,
     InetAddress,
@@ -17,10 +18,12 @@ from forkserve.address import (
 )
 from forkserve.datagram import DatagramListener
 from forkserve.endpoint import is_bound
-from forkserve.errors import AddressInUse, ListenError
+from forkserve.errors import AddressInUse, ListenError, SettingsError
 from forkserve.listener import Listener
 from forkserve.log import log
 from forkserve.unix_path import open_at_path
+
+RETRY = 0.2  # seconds
 
 AnyListener = Listener | DatagramListener
 
@@ -50,6 +53,46 @@ def open_listeners(addresses: Sequence[Address]) -> list[AnyListener]:
                 raise explain(error, address) from error
         opened.pop_all()
     return listeners
+
+
+def open_patiently(open_all: Callable[[], list[AnyListener]], retries: int) -> list[AnyListener]:
+    """Call what opens listeners, and so many times more while an address is in use.
+
+    Signals are held back; one that ends us ends the wait too. Raises what open_all raises.
+    """
+    while True:
+        try:
+            return open_all()
+        except AddressInUse:
+            if retries == 0 or signals.end_comes_within(RETRY):
+                raise
+            retries -= 1
+
+
+def warn_of_short_queue(listeners: Sequence[AnyListener]) -> None:
+    """Say so where the system lets fewer clients wait than a listener would."""
+    try:
+        with open("/proc/sys/net/core/somaxconn") as file:
+            most = int(file.read())
+    except (OSError, ValueError):
+        return
+    for listener in listeners:
+        backlog = getattr(listener.address, "backlog", 0)
+        if backlog > most:
+            log.warning(
+                "%s: a backlog of %d is more than the system's %d (net.core.somaxconn)",
+                listener,
+                backlog,
+                most,
+            )
+
+
+def refuse_twins(addresses: Sequence[Address]) -> None:
+    """Raise SettingsError for a descriptor that is given twice."""
+    given = [str(address) for address in addresses if isinstance(address, InheritedAddress)]
+    twins = {text for text in given if given.count(text) > 1}
+    if twins:
+        raise SettingsError(f"address {min(twins)} is given twice")
 
 
 def explain(error: OSError | UnicodeError, address: Address) -> ListenError:
@@ -86,7 +129,8 @@ def _make(address: InetAddress, bound: socket.socket) -> AnyListener:
 def _open_all(address: InetAddress, host: str) -> list[AnyListener]:
     """Bind all that the name resolves to; port 0 is one for all."""
     kind = socket.SOCK_DGRAM if address.is_datagram else socket.SOCK_STREAM
-    found = socket.getaddrinfo(host, address.port, type=kind, flags=socket.AI_PASSIVE)
+    name = host.encode() if host.isascii() else host  # a str is encoded by 250 kB of modules
+    found = socket.getaddrinfo(name, address.port, type=kind, flags=socket.AI_PASSIVE)
     port = address.port
     listeners: list[AnyListener] = []
     with contextlib.ExitStack() as opened:

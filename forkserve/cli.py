@@ -12,11 +12,9 @@ from typing import Any, NoReturn  # noqa: E402
 
 from forkserve import __version__  # noqa: E402
 from forkserve.address import DEFAULT_ADDRESS  # noqa: E402
-from forkserve.adopt import with_second_chance  # noqa: E402
-from forkserve.errors import ForkserveError, SettingsError, TargetError, UsageError  # noqa: E402
+from forkserve.errors import ForkserveError, SettingsError, UsageError  # noqa: E402
 from forkserve.log import log, write_line  # noqa: E402
 from forkserve.process.fork import leave_threads  # noqa: E402
-from forkserve.server import Server  # noqa: E402
 from forkserve.settings import (  # noqa: E402
     OPTIONS,
     Option,
@@ -24,7 +22,7 @@ from forkserve.settings import (  # noqa: E402
     find_contradiction,
     read_environment,
 )
-from forkserve.target import load_target  # noqa: E402
+from forkserve.supervised import make_server, supervise, write_traceback  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,13 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ForkserveError("forkserve runs on Linux only")
         settings = read_settings(given, os.environ)
         log.to_standard_error(settings.log_level)
-        server = _make_server(target, settings)
         if command == "check":
-            server.close()
+            make_server(target, settings).close()
             _say(f"forkserve: {target} can be served in {settings.mode} mode")
-        else:
-            server.run(ready_fd=settings.ready_fd)
+        elif settings.no_supervise:
+            make_server(target, settings).run_alone(ready_fd=settings.ready_fd)
             leave_threads()
+        else:
+            supervise(target, settings)
     except ForkserveError as error:
         return _fail(error)
     except KeyboardInterrupt:
@@ -80,32 +79,8 @@ def read_settings(flags: dict[str, Any], environment: Any) -> Settings:
     return settings
 
 
-def _make_server(target: str, settings: Settings) -> Server:
-    handler = with_second_chance(lambda: load_target(target))
-    try:
-        return Server(
-            handler,
-            *settings.bind,
-            mode=settings.mode,
-            workers=settings.workers,
-            threads=settings.threads,
-            spare=settings.spare,
-            connections_per_child=settings.connections_per_child,
-            max_connections=settings.max_connections,
-            drain_timeout=settings.drain_timeout,
-            boot_timeout=settings.boot_timeout,
-            bind_retries=settings.bind_retries,
-            access_log=settings.access_log,
-        )
-    except TargetError as error:
-        raise TargetError(f"target {target!r}: {error}") from None
-
-
 def _fail(error: ForkserveError) -> int:
-    if isinstance(error, TargetError) and error.__cause__ is not None:
-        import traceback
-
-        write_line("".join(traceback.format_exception(error.__cause__)).rstrip())
+    write_traceback(error)
     _say(f"forkserve: error: {error}")
     return error.exit_status
 
@@ -174,7 +149,7 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     default = Settings._field_defaults[option.name]
     text = f"{option.help} {_describe_default(option, default)}"
     names = [option.short, option.flag] if option.short else [option.flag]
-    if option.name == "access_log":
+    if isinstance(default, bool):
         parser.add_argument(*names, action="store_true", default=None, help=text)
         return
 

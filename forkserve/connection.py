@@ -254,6 +254,13 @@ class Connection(Descriptor):
             with contextlib.suppress(OSError):
                 self.shutdown(SHUT_RD)
 
+    def extend_timeout(self, seconds: float) -> None:
+        """Last so many seconds more from now, if the server has a --connection-timeout.
+
+        In the thread that serves the connection; may be called again and again.
+        """
+        self.listener.server.extend_timeout(self, seconds)
+
     def interrupt(self) -> None:
         """Make every read and write of this connection end now; from any thread or a signal."""
         with contextlib.suppress(OSError):

@@ -4,7 +4,7 @@ import contextlib
 import errno
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from forkserve.binding import AnyListener
 from forkserve.datagram import DatagramListener
@@ -13,6 +13,9 @@ from forkserve.lingering import Lingering
 from forkserve.log import Seldom, log
 from forkserve.stop import Stop
 from forkserve.wait import EXCLUSIVE, Wait
+
+if TYPE_CHECKING:
+    from forkserve.pulse import Pulse
 
 PAUSE = 0.1
 GRACE = 0.02  # a handshake that began before the door was closed ends within this
@@ -48,6 +51,7 @@ class Door:
         on_stop: Callable[[], None],
         is_shared: bool = False,
         attendance: Attendance | None = None,
+        pulse: "Pulse | None" = None,
     ) -> None:
         self.is_full = False
         self.is_paused = False
@@ -60,6 +64,7 @@ class Door:
         self._on_stop = on_stop
         self._is_shared = is_shared
         self._attendance = attendance
+        self._pulse = pulse
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._is_watching = False
         self._paused_until = 0.0
@@ -136,9 +141,13 @@ class Door:
             for listener in tuple(self._listeners.values()):
                 if not listener.is_owned:  # its queue is for whoever has it too
                     self.drop(listener)
-        if self._stop.is_hurried or self._stop.is_retired or not self._are_quiesced():
+        if self._stop.is_hurried or self._stop.is_retired:
             return True  # the queue is for others, or for nobody
         self.is_closing = self.is_closing or now >= self._closing_at
+        if self.is_closing:
+            self._leave_to_others()
+            if not self._listeners:
+                return True
         if self._found_at != self.taken:
             return False
         # A Unix listener that was shut down looks ready for ever: an empty one is looked at once
@@ -149,8 +158,15 @@ class Door:
             self._refuse()
         return self.is_closing
 
-    def _are_quiesced(self) -> bool:
-        return all(listener.is_quiesced() for listener in tuple(self._listeners.values()))
+    def _leave_to_others(self) -> None:
+        """Let go of the listeners whose queue others will empty: those that are not quiesced.
+
+        Not before the grace is over: at a stop of the whole server each of its processes may be
+        told by somebody else than the owner of the listeners, and before it.
+        """
+        for listener in tuple(self._listeners.values()):
+            if not listener.is_quiesced():
+                self.drop(listener)
 
     def _refuse(self) -> None:
         """Let those who come now know that nobody is here, if that is so in every process."""
@@ -172,7 +188,12 @@ class Door:
                     self._wait.unregister(descriptor)
 
     def _poll(self, timeout: float | None) -> list[int]:
-        found = self._wait.poll(timeout)
+        if self._pulse is None:
+            found = self._wait.poll(timeout)
+        else:
+            self._pulse.fall_asleep()
+            found = self._wait.poll(timeout)
+            self._pulse.wake_up()
         if not found:
             self._lingering.settle_all()
         return found

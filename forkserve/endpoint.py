@@ -8,7 +8,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,6 +43,14 @@ class ServerView(Protocol):
     @property
     def stopping(self) -> bool:
         """Whether the end is near."""
+        ...
+
+    def extend_timeout(self, request: object, seconds: float) -> None:
+        """Let a connection last so many seconds more from now."""
+        ...
+
+    def be_told_to_extend(self, how: Callable[[object, float], None]) -> None:
+        """Have that done by whoever knows what is being served."""
         ...
 
 
@@ -116,6 +124,22 @@ class Endpoint:
 
     def _is_ours(self) -> bool:
         return self.is_owned and self._opener == os.getpid()
+
+    def share_flag(self, flag: mmap.mmap) -> None:
+        """Let every process that has this flag know when the socket is quiesced."""
+        self._is_quiesced = flag
+
+    def belong_to(self, pid: int) -> None:
+        """Make another process the one that opened and, if anybody does, owns the socket."""
+        self._opener = pid
+
+    def stand_in_for(self, other: "Endpoint") -> None:
+        """Be the other's successor in this process: whose it is, and quiesced or not, is as there.
+
+        The other must not be used any more.
+        """
+        self.is_owned, self._opener = other.is_owned, other._opener
+        self._file, self._is_quiesced = other._file, other._is_quiesced
 
     def is_quiesced(self) -> bool:
         """Whether its owner has let the last one in; known to all who share the socket."""

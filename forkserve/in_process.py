@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from forkserve import signals
+from forkserve.scoreboard import Slot
 from forkserve.service import Service
 from forkserve.strategies import Strategy
 
@@ -17,7 +18,9 @@ class InProcess:
     connection; a handler uses ``self.server.shutdown()``.
     """
 
-    def __init__(self, service: Service, strategy: Strategy, drain_timeout: float) -> None:
+    def __init__(
+        self, service: Service, strategy: Strategy, slot: Slot, drain_timeout: float
+    ) -> None:
         self._service = service
         self._drain_timeout = drain_timeout
         self._strategy = strategy
@@ -27,8 +30,7 @@ class InProcess:
         self._was_asked = threading.Event()
         self._has_ended = threading.Event()
         self._bell = threading.Lock()  # so that nobody rings a bell that was given back
-        service.attend = self._attend
-        service.open()
+        service.open(slot, owns_listeners=True)
 
     def start(self) -> None:
         """Serve in a thread of its own; returns at once."""
@@ -108,12 +110,6 @@ class InProcess:
             if not self._has_ended.is_set():
                 self._service.interrupt_as_asked()
                 self._service.wakeup.ring()
-
-    def _attend(self) -> None:
-        if self._service.stop.is_set:
-            for listener in self._service.listeners:
-                listener.quiesce()
-            self._service.interrupt_as_asked()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         stop = self._service.stop

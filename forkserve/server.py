@@ -9,13 +9,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from forkserve import signals
-from forkserve.address import DEFAULT_ADDRESS, Address, InheritedAddress, parse_address
-from forkserve.admission import raise_descriptor_limit, share
+from forkserve.address import DEFAULT_ADDRESS, parse_address
+from forkserve.admission import count_lanes, raise_descriptor_limit, share
 from forkserve.adopt import adopt, choose, refuse_misfits
-from forkserve.binding import AnyListener, open_listeners
-from forkserve.errors import AddressInUse, ForkserveError, SettingsError
+from forkserve.binding import (
+    AnyListener,
+    open_listeners,
+    open_patiently,
+    refuse_twins,
+    warn_of_short_queue,
+)
+from forkserve.errors import ForkserveError, SettingsError
+from forkserve.hooks import Hooks, gather_hooks
 from forkserve.listener import Listener
 from forkserve.log import log, write_line
+from forkserve.process.hang import Kind, Timeouts
+from forkserve.process.leader import Above, Bounds, Leader
+from forkserve.scoreboard import Scoreboard
 from forkserve.service import Service
 from forkserve.settings import Mode, Settings, check_ranges, find_contradiction
 from forkserve.stop import Stop
@@ -24,9 +34,8 @@ from forkserve.view import View, stop_process
 
 if TYPE_CHECKING:
     from forkserve.in_process import InProcess
+    from forkserve.process.home import Superior
     from forkserve.service import MakeDispatcher
-
-BIND_RETRY = 0.2
 
 
 class Server:
@@ -57,6 +66,9 @@ class Server:
         max_connections: int = 1024,
         drain_timeout: float = 25.0,
         boot_timeout: float = 60.0,
+        connection_timeout: float = 0.0,
+        liveness_timeout: float = 30.0,
+        hooks: Hooks = Hooks(),  # noqa: B008
         bind_retries: int = 0,
         access_log: bool = False,
         in_process: bool = False,
@@ -73,6 +85,8 @@ class Server:
             max_connections=max_connections,
             drain_timeout=drain_timeout,
             boot_timeout=boot_timeout,
+            connection_timeout=connection_timeout,
+            liveness_timeout=liveness_timeout,
             bind_retries=bind_retries,
             access_log=access_log,
         )
@@ -86,6 +100,7 @@ class Server:
                 " iterative and thread can be"
             )
         self._adopted = adopt(handler)
+        self._hooks = gather_hooks(handler, hooks)
         if not addresses and self._adopted.server is None:
             if self._adopted.serve_connection is None:
                 raise SettingsError(
@@ -95,7 +110,7 @@ class Server:
             addresses = (DEFAULT_ADDRESS,)
         self._addresses = [parse_address(text) for text in addresses]
         try:
-            _refuse_twins(self._addresses)
+            refuse_twins(self._addresses)
             refuse_misfits(self._adopted, self._addresses)
         except SettingsError:
             self.close()
@@ -126,25 +141,74 @@ class Server:
         if self._in_process:
             self._open_session().run(lambda: self._announce(on_ready, ready_fd))
             return
-        from forkserve.process.leader import Bounds, Leader
-
         _refuse_other_threads()
-        settings = self._settings
-        bounds = Bounds(settings.count_workers(), settings.drain_timeout, settings.boot_timeout)
         mask = signals.block()  # until the leader takes them: nothing is left behind by a TERM
         listeners: list[AnyListener] = []
         try:
             listeners = self._listen()
-            service = self._make_service(listeners, bounds.workers, stop_process(os.getpid()))
-            _warn_of_threads()
-            gc.collect()
-            gc.freeze()  # the workers share what is here as long as nobody collects it
-            leader = Leader(listeners, service, self._strategy, bounds)
-            leader.run(
-                mask,
-                lambda: self._announce(on_ready, ready_fd),
-                private=[] if ready_fd is None else [ready_fd],
-            )
+            private = [] if ready_fd is None else [ready_fd]
+            above = Above(lambda: self._announce(on_ready, ready_fd), private=private)
+            self._lead(listeners, mask, above, self._make_board(), stop_process(os.getpid()))
+        finally:
+            for listener in listeners:
+                listener.close()
+            signals.restore(mask)
+
+    def run_under(self, superior: "Superior") -> None:
+        """Be the leader of a generation, in a process that a supervisor has forked; blocks.
+
+        Serves at the superior's listeners, or if it has none where the handler is at home. Raises
+        what run() raises.
+        """
+        mask = signals.block()
+        listeners = self._listen_under(superior)
+        superior.say_loaded()
+        above = Above(superior.say_ready, lifeline=superior.fileno())
+        self._lead(listeners, mask, above, superior.board, stop_process(superior.pid))
+
+    def _lead(
+        self,
+        listeners: Sequence[AnyListener],
+        mask: signals.Mask,
+        above: Above,
+        board: Scoreboard,
+        shutdown: Callable[[], None],
+    ) -> None:
+        settings = self._settings
+        bounds = Bounds(
+            settings.count_workers(),
+            settings.drain_timeout,
+            settings.boot_timeout,
+            Timeouts(settings.connection_timeout, settings.liveness_timeout),
+            _find_kind(settings),
+        )
+        service = self._make_service(listeners, bounds.workers, shutdown)
+        self._hooks.start_leader()
+        _warn_of_threads()
+        gc.collect()
+        gc.freeze()  # the workers share what is here as long as nobody collects it
+        Leader(listeners, service, self._strategy, bounds, board).run(mask, above)
+
+    def _make_board(self) -> Scoreboard:
+        return Scoreboard(self._settings.count_workers(), count_lanes(self._settings))
+
+    def run_alone(self, *, ready_fd: int | None = None) -> None:
+        """Serve in this process, with no parent above it, until TERM or INT; blocks.
+
+        For debuggers: in every mode, by one worker. Raises ListenError, and BootError if a hook
+        raises.
+        """
+        from forkserve.process.alone import Alone
+
+        mask = signals.block()
+        listeners: list[AnyListener] = []
+        try:
+            listeners = self._listen()
+            service = self._make_service(listeners, 1, stop_process(os.getpid()))
+            self._hooks.start_leader()
+            slot = self._make_board().take_slot()
+            alone = Alone(service, self._strategy, slot, self._settings.drain_timeout)
+            alone.run(mask, lambda: self._announce(None, ready_fd))
         finally:
             for listener in listeners:
                 listener.close()
@@ -187,14 +251,9 @@ class Server:
         if on_ready is not None:
             on_ready()
         else:
-            for address in self.addresses:
-                write_line(f"forkserve: listening on {address}")
+            say_listening(self.addresses)
         if ready_fd is not None:
-            try:
-                os.write(ready_fd, "".join(f"{address}\n" for address in self.addresses).encode())
-                os.close(ready_fd)
-            except OSError as error:
-                log.warning("ready descriptor %d: %s", ready_fd, error)
+            write_ready(self.addresses, ready_fd)
 
     def _open_session(self) -> "InProcess":
         from forkserve.in_process import InProcess  # imports threading
@@ -203,8 +262,9 @@ class Server:
             raise SettingsError("start() serves in this process: pass in_process=True, or run()")
         if self._session is not None and not self._session.has_ended():
             raise ForkserveError("this server is serving already")
-        service = self._make_service(self._listen(), workers=1, shutdown=self._ask_session)
-        self._session = InProcess(service, self._strategy, self._settings.drain_timeout)
+        service = self._make_service(self._listen(), 1, shutdown=self._ask_session)
+        slot = self._make_board().take_slot()
+        self._session = InProcess(service, self._strategy, slot, self._settings.drain_timeout)
         return self._session
 
     def _ask_session(self) -> None:
@@ -212,32 +272,49 @@ class Server:
             self._session.ask()
 
     def _listen(self) -> list[AnyListener]:
-        listeners = self._open()
+        listeners = open_patiently(self._open, self._settings.bind_retries)
         self.addresses = [str(listener) for listener in listeners]
-        _warn_of_short_queue(listeners)
+        warn_of_short_queue(listeners)
+        return listeners
+
+    def _listen_under(self, superior: "Superior") -> list[AnyListener]:
+        server = self._adopted.server
+        if superior.listeners:
+            self._settle(superior.listeners)
+            if server is None:
+                return list(superior.listeners)
+            return server.listen_on(superior.listeners)
+        if server is not None:
+            kept = server.kept()
+            listeners = [] if kept is None else server.listen_on([kept])
+            again = kept
+        else:
+            again = next((k for k in superior.kept if k.address.text == DEFAULT_ADDRESS), None)
+            listeners = [] if again is None else [again]
+        if again is not None:
+            superior.use_again(again)
+            return listeners
+        listeners = self._listen()
+        for listener in listeners:
+            superior.give(listener)
         return listeners
 
     def _open(self) -> list[AnyListener]:
-        left = self._settings.bind_retries
-        while True:
-            try:
-                return self._open_once()
-            except AddressInUse:
-                if left == 0 or signals.end_comes_within(BIND_RETRY):
-                    raise
-                left -= 1
-
-    def _open_once(self) -> list[AnyListener]:
-        if self._adopted.server is not None:
-            return self._adopted.server.listen(self._addresses)
+        server = self._adopted.server
+        if server is not None and not self._addresses:
+            return server.listen_at_home()
         listeners = open_listeners(self._addresses)
+        self._settle(listeners)
+        return listeners if server is None else server.listen_on(listeners)
+
+    def _settle(self, listeners: Sequence[AnyListener]) -> None:
+        """Close all of them and raise SettingsError if one is not for this handler."""
         try:
             refuse_misfits(self._adopted, listeners)
         except SettingsError:
             for listener in listeners:
                 listener.close()
             raise
-        return listeners
 
     def _make_service(
         self, listeners: Sequence[AnyListener], workers: int, shutdown: Callable[[], None]
@@ -266,7 +343,7 @@ class Server:
             )
             if adopted.server is not None:
                 adopted.server.attach(listener, view)
-        return Service(
+        service = Service(
             listeners,
             choose(
                 adopted,
@@ -276,9 +353,35 @@ class Server:
             stop,
             limit=limit,
             is_shared=workers > 1 or settings.mode is Mode.PROCESS,
+            connection_timeout=settings.connection_timeout,
+            hooks=self._hooks,
             access_log=settings.access_log,
             make_dispatcher=self._make_dispatcher,
         )
+        for listener in listeners:
+            listener.server.be_told_to_extend(service.extend_timeout)
+        return service
+
+
+def say_listening(addresses: Sequence[str]) -> None:
+    """Write a line for each address to standard error."""
+    for address in addresses:
+        write_line(f"forkserve: listening on {address}")
+
+
+def write_ready(addresses: Sequence[str], descriptor: int) -> None:
+    """Write the addresses to a descriptor, one a line, and close it."""
+    try:
+        os.write(descriptor, "".join(f"{address}\n" for address in addresses).encode())
+        os.close(descriptor)
+    except OSError as error:
+        log.warning("ready descriptor %d: %s", descriptor, error)
+
+
+def _find_kind(settings: Settings) -> Kind:
+    if settings.mode is Mode.PROCESS:
+        return Kind.CHILDREN
+    return Kind.THREADS if settings.serves_in_threads() else Kind.INLINE
 
 
 def _read_mode(mode: Mode | str | None, *, in_process: bool) -> Mode:
@@ -288,14 +391,6 @@ def _read_mode(mode: Mode | str | None, *, in_process: bool) -> Mode:
         return Mode(mode)
     except ValueError:
         raise SettingsError(f"mode {mode!r} is not one of {', '.join(Mode)}") from None
-
-
-def _refuse_twins(addresses: Sequence[Address]) -> None:
-    """Raise SettingsError for a descriptor that is given twice."""
-    given = [str(address) for address in addresses if isinstance(address, InheritedAddress)]
-    twins = {text for text in given if given.count(text) > 1}
-    if twins:
-        raise SettingsError(f"address {min(twins)} is given twice")
 
 
 def _refuse_other_threads() -> None:
@@ -317,20 +412,3 @@ def _warn_of_threads() -> None:
         log.warning(
             "%d threads run before the first fork (%s): workers lack them", count - 1, names
         )
-
-
-def _warn_of_short_queue(listeners: Sequence[AnyListener]) -> None:
-    try:
-        with open("/proc/sys/net/core/somaxconn") as file:
-            most = int(file.read())
-    except (OSError, ValueError):
-        return
-    for listener in listeners:
-        backlog = getattr(listener.address, "backlog", 0)
-        if backlog > most:
-            log.warning(
-                "%s: a backlog of %d is more than the system's %d (net.core.somaxconn)",
-                listener,
-                backlog,
-                most,
-            )

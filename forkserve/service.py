@@ -1,13 +1,17 @@
 """What a strategy needs to serve in one process."""
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from forkserve.acceptor import Dispatcher
 from forkserve.binding import AnyListener
 from forkserve.door import Attendance, Door
 from forkserve.handler import Serve
+from forkserve.hooks import Hooks
+from forkserve.pulse import Pulse
 from forkserve.run_handler import Inline, make_run_datagram, make_run_handler
+from forkserve.scoreboard import BEGAN, EXTENDED, INTERRUPTED, Slot
 from forkserve.stop import Stop
 from forkserve.wait import Wait
 from forkserve.wakeup import Wakeup
@@ -30,6 +34,8 @@ class Service:
         *,
         limit: int,
         is_shared: bool,
+        connection_timeout: float = 0.0,
+        hooks: Hooks = Hooks(),  # noqa: B008
         access_log: bool = False,
         make_dispatcher: "MakeDispatcher | None" = None,
     ) -> None:
@@ -37,18 +43,36 @@ class Service:
         self.stop = stop
         self.limit = limit
         self.is_shared = is_shared  # whether other processes wait on the same listeners
+        self.connection_timeout = connection_timeout  # seconds, 0 for none
+        self.hooks = hooks
         self.child_died = False
         self.lanes: list[Inline] = []
         self.wait: Wait
         self.wakeup: Wakeup
+        self.slot: Slot
+        self.pulse: Pulse | None = None
         self.lifeline: int | None = None
         self.attend: Callable[[], None] = self.interrupt_as_asked
         self._serve = serve
         self._access_log = access_log
         self._make_dispatcher = make_dispatcher
 
-    def open(self, lifeline: int | None = None) -> None:
-        """Make this process's own wait; a lifeline is a pipe that ends when the parent does."""
+    def open(
+        self,
+        slot: Slot,
+        lifeline: int | None = None,
+        *,
+        is_watched: bool = False,
+        owns_listeners: bool = False,
+    ) -> None:
+        """Make this process's own wait, and show in this slot what it is at.
+
+        A lifeline is a pipe that ends when the parent does; a parent that watches wants to know
+        when the loop waits and when it does not.
+        """
+        self.slot = slot
+        self._owns_listeners = owns_listeners
+        self.pulse = Pulse(slot, is_loop=True) if is_watched else None
         self.wait = Wait()
         self.wakeup = Wakeup()
         self.wait.watch(self.wakeup.reader, self._on_wakeup)
@@ -68,6 +92,9 @@ class Service:
 
     def _on_wakeup(self) -> None:
         self.wakeup.drain()
+        if self.stop.is_set and self._owns_listeners:
+            for listener in self.listeners:
+                listener.quiesce()
         self.attend()
 
     def _on_orphaned(self) -> None:
@@ -88,18 +115,22 @@ class Service:
             on_stop=lambda: self.attend(),
             is_shared=self.is_shared,
             attendance=attendance,
+            pulse=self.pulse if wait is None or self.pulse is None else self.pulse.beside_a_loop(),
         )
 
-    def make_run_handler(self, close: Serve, lane: Inline | None = None) -> Serve:
+    def make_run_handler(self, close: Serve, lane: Inline) -> Serve:
         """Return the function that serves a request, shown by a lane, and gives it to close."""
-        lane = lane or Inline()
         if all(listener.is_datagram for listener in self.listeners) and not self._access_log:
-            return make_run_datagram(self._serve, self.stop, lane)
-        return make_run_handler(self._serve, close, self.stop, lane, access_log=self._access_log)
+            return make_run_datagram(self._serve, self.stop, lane, self.slot)
+        return make_run_handler(
+            self._serve, close, self.stop, lane, self.slot, access_log=self._access_log
+        )
 
     def make_lane(self, close: Serve) -> Inline:
         """Return a dispatcher that serves here, known to interrupt_as_asked() until it leaves."""
-        lane = Inline()
+        taken = {lane.number for lane in tuple(self.lanes)}
+        number = next(n for n in range(self.slot.lanes) if n not in taken)
+        lane = Inline(number, self.slot.record(number))
         lane.dispatch = self.make_run_handler(close, lane)
         self.lanes.append(lane)
         return lane
@@ -107,16 +138,18 @@ class Service:
     def make_dispatcher(self, close: Serve) -> Dispatcher:
         """Return the user's own dispatcher, or one that serves here."""
         if self._make_dispatcher is not None:
-            return self._make_dispatcher(self.make_run_handler(close))
+            return self._make_dispatcher(self.make_lane(close).dispatch)
         return self.make_lane(close)
 
     # -- stopping
 
     def interrupt_as_asked(self) -> None:
-        """End the connections that a stop ends: idle ones at once, all of them in a hurry.
+        """End the connections that must end: idle ones at a stop, all in a hurry, and any overdue.
 
         Called in the wait, and from the one signal handler that may touch a connection.
         """
+        if self.connection_timeout:
+            self._interrupt_overdue(monotonic())
         if not self.stop.is_set:
             return
         for lane in tuple(self.lanes):
@@ -127,3 +160,18 @@ class Service:
                 connection.interrupt()
             else:
                 connection.end_if_idle()
+
+    def _interrupt_overdue(self, now: float) -> None:
+        for lane in tuple(self.lanes):
+            seconds, word, connection = self.slot.seconds, lane.record >> 3, lane.current
+            began = seconds[word + BEGAN]
+            due = max(began + self.connection_timeout, seconds[word + EXTENDED])
+            if connection is not None and began > 0 and due <= now:
+                seconds[word + INTERRUPTED] = now
+                connection.interrupt()
+
+    def extend_timeout(self, request: object, seconds: float) -> None:
+        """Let a request that is being served last so many seconds more from now."""
+        for lane in tuple(self.lanes):
+            if lane.current is request:
+                self.slot.seconds[(lane.record >> 3) + EXTENDED] = monotonic() + seconds

@@ -31,6 +31,13 @@ class Settings(NamedTuple):
     max_connections: int = 1024
     drain_timeout: float = 25.0
     boot_timeout: float = 60.0
+    connection_timeout: float = 0.0
+    liveness_timeout: float = 30.0
+    leader_start: str | None = None
+    worker_start: str | None = None
+    worker_stop: str | None = None
+    no_supervise: bool = False
+    reload: bool = False
     bind_retries: int = 0
     ready_fd: int | None = None
     log_level: str = "info"
@@ -167,6 +174,25 @@ OPTIONS = (
     ),
     Option("boot_timeout", _seconds, "S", "seconds that a worker may take to become ready"),
     Option(
+        "connection_timeout",
+        _seconds,
+        "S",
+        "seconds that a connection may last before it is cut; 0: as long as it likes",
+    ),
+    Option(
+        "liveness_timeout",
+        _seconds,
+        "S",
+        "seconds until a worker that is stuck outside of its handlers is killed; 0: never",
+    ),
+    Option(
+        "leader_start", str, "HOOK", "call this, package.module:name, before workers are forked"
+    ),
+    Option("worker_start", str, "HOOK", "call this in each worker before it is ready"),
+    Option("worker_stop", str, "HOOK", "call this in each worker when it has served its last"),
+    Option("no_supervise", _switch, "", "serve in this one process, for debuggers"),
+    Option("reload", _switch, "", "load the code again when a file of it changes"),
+    Option(
         "bind_retries",
         _whole(0),
         "N",
@@ -206,6 +232,8 @@ def check_ranges(settings: Settings) -> None:
         ("bind_retries", 0),
         ("drain_timeout", 0),
         ("boot_timeout", 0),
+        ("connection_timeout", 0),
+        ("liveness_timeout", 0),
     ):
         value = getattr(settings, name)
         if value is not None and not isinstance(value, int | float):
@@ -227,6 +255,13 @@ def find_contradiction(settings: Settings) -> tuple[str, tuple[str, ...]] | None
             f"--connections-per-child has no meaning in {mode} mode",
             ("connections_per_child", "mode"),
         )
+    if settings.no_supervise and settings.count_workers() > 1 and settings.workers is not None:
+        return (
+            f"--no-supervise serves in one process, not in --workers {settings.workers}",
+            ("no_supervise", "workers"),
+        )
+    if settings.no_supervise and settings.reload:
+        return "--reload needs what --no-supervise does without", ("reload", "no_supervise")
     if settings.spare >= settings.max_connections:
         return (
             f"--spare {settings.spare} leaves no connection of --max-connections"

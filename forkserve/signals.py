@@ -1,5 +1,6 @@
 """Signals: masked across fork, handled by flags."""
 
+import faulthandler
 import os
 import signal
 from _signal import pthread_sigmask  # type: ignore[import-not-found]
@@ -25,6 +26,11 @@ INTERRUPT = signal.SIGURG
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 REQUESTS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
+# Sent by a parent to a process that hangs: C code in it writes the stacks of its threads, which
+# works also where no Python code can run.
+DUMP = signal.SIGUSR2
+REQUESTS_BUT_DUMP = tuple(number for number in REQUESTS if number != DUMP)
+
 _HANDLED = (*ENDING, *REQUESTS, signal.SIGCHLD, INTERRUPT)
 # As plain numbers, and by the C function: making enums of them touches 60 pages of each child.
 _HANDLED_NUMBERS = tuple(map(int, _HANDLED))
@@ -43,6 +49,11 @@ def take_over_at_boot() -> None:
         signal.signal(number, _do_nothing)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+
+
+def write_stacks_when_asked() -> None:
+    """Have DUMP answered by C code from here on, in this process and its children."""
+    faulthandler.register(DUMP, file=2, all_threads=True)
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import socket
 import socketserver
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from forkserve.address import (
@@ -167,3 +167,66 @@ def _show(address: object) -> str:
     if isinstance(address, tuple):
         return format_inet("tcp", *address[:2]).removeprefix("tcp://")
     return str(address)
+
+
+# -- a constructor whose address was kept from an earlier generation
+
+
+@contextlib.contextmanager
+def giving_kept(kept: Sequence[AnyListener]) -> Iterator[None]:
+    """Let a constructor that names an address which was kept find its socket bound already."""
+    left = list(kept)
+    construct = socketserver.TCPServer.__init__
+
+    def construct_at_kept(
+        self: Any, server_address: Any, handler: Any, bind_and_activate: bool = True
+    ) -> None:
+        listener = _match(self, server_address, left) if bind_and_activate else None
+        if listener is None:
+            construct(self, server_address, handler, bind_and_activate)
+            return
+        left.remove(listener)
+        construct(self, server_address, handler, bind_and_activate=False)
+        self.socket.close()
+        move(self, listener)
+        self.forkserve_kept = listener
+
+    socketserver.TCPServer.__init__ = construct_at_kept  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        socketserver.TCPServer.__init__ = construct  # type: ignore[method-assign]
+
+
+def find_kept(server: Any) -> AnyListener | None:
+    """Return the listener that the object's constructor was given, if it was."""
+    listener: AnyListener | None = getattr(server, "forkserve_kept", None)
+    return listener
+
+
+def _match(server: Any, asked: Any, kept: Sequence[AnyListener]) -> AnyListener | None:
+    """Return the kept listener where an object wants to be: port 0 is any on that host."""
+    for listener in kept:
+        own = listener.socket
+        is_alike = (own.family, own.type) == (server.address_family, server.socket_type)
+        if is_alike and _is_at(server, asked, listener):
+            return listener
+    return None
+
+
+def _is_at(server: Any, asked: Any, listener: AnyListener) -> bool:
+    if listener.path:
+        return asked == listener.path and identify(listener.path) is not None
+    host, port = listener.socket.getsockname()[:2]
+    return isinstance(asked, tuple) and asked[1] in (0, port) and _resolve(server, asked) == host
+
+
+def _resolve(server: Any, asked: tuple[Any, ...]) -> str:
+    """Return the numeric address of a host that an object wants to be at; empty if unknown."""
+    try:
+        found = socket.getaddrinfo(
+            asked[0] or None, 0, server.address_family, flags=socket.AI_PASSIVE
+        )
+    except OSError:
+        return ""
+    return str(found[0][4][0])

@@ -87,8 +87,8 @@ AdoptedRequest = AdoptedConnection | OpaqueRequest
 class StockListener(Listener):
     """Accepts through the get_request of a server object."""
 
-    def __init__(self, server: Any, address: Address, *, is_owned: bool) -> None:
-        super().__init__(address, server.socket, is_owned=is_owned)
+    def __init__(self, server: Any, address: Address) -> None:
+        super().__init__(address, server.socket)
         self._server = server
         self._is_http = speaks_http(server.RequestHandlerClass)
 
@@ -120,8 +120,8 @@ class StockListener(Listener):
 class StockDatagramListener(DatagramListener):
     """Receives through the get_request of a server object, which must not block in it."""
 
-    def __init__(self, server: Any, address: Address, *, is_owned: bool) -> None:
-        super().__init__(address, server.socket, is_owned=is_owned)
+    def __init__(self, server: Any, address: Address) -> None:
+        super().__init__(address, server.socket)
         server.socket.setblocking(False)
         self._server = server
 

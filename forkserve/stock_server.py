@@ -18,7 +18,7 @@ from forkserve.datagram import Datagram, DatagramListener
 from forkserve.errors import ForkserveError, SettingsError, TargetError
 from forkserve.log import log
 from forkserve.run_handler import format_peer
-from forkserve.stock_binding import identify_own, listen_at_home, move, own_address
+from forkserve.stock_binding import find_kept, identify_own, listen_at_home, move, own_address
 from forkserve.stock_request import AdoptedRequest, StockDatagramListener, StockListener
 
 if TYPE_CHECKING:
@@ -47,32 +47,25 @@ class StockServer:
         except Exception as error:
             raise TargetError(f"this {name} cannot be adopted: {error}") from error
 
-    def listen(self, addresses: Sequence[Address]) -> list[AnyListener]:
-        """Listen at these addresses, or at the object's own if there are none.
-
-        Raises ListenError, and SettingsError if an inherited socket is of another kind.
-        """
+    def listen_at_home(self) -> list[AnyListener]:
+        """Listen at the object's own address; raises ListenError."""
         self._servers.clear()
-        if not addresses and self._server.socket.fileno() < 0:  # as constructors do that fail
-            addresses = [own_address(self._server)]
-        if addresses:
-            self.leave()  # it may be one of these addresses
-            self._move_all(open_listeners(addresses))
-        else:
-            _call_its_own(lambda: listen_at_home(self._server))
-            address = own_address(self._server)
-            self._servers[_make_listener(self._server, address, is_owned=True)] = self._server
+        if self._server.socket.fileno() < 0:  # as constructors do that fail
+            return self.listen_on(open_listeners([own_address(self._server)]))
+        _call_its_own(lambda: listen_at_home(self._server))
+        address = own_address(self._server)
+        self._servers[_make_listener(self._server, address)] = self._server
         return list(self._servers)
 
-    def leave(self) -> None:
-        """Close the socket that the object has bound, and remove the file of a Unix one."""
-        if self._server.socket.fileno() >= 0:
-            if self._file is not None and self._file == identify_own(self._server):
-                os.unlink(self._server.server_address)
-            self._server.socket.close()
+    def listen_on(self, opened: Sequence[AnyListener]) -> list[AnyListener]:
+        """Have the object, and a copy of it for each further one, at home at these listeners.
 
-    def _move_all(self, opened: Sequence[AnyListener]) -> None:
-        """Let the object, and a copy of it for each further address, be at home there."""
+        They are not to be used any more: what is returned takes their place.
+        """
+        self._servers.clear()
+        kept = self.kept()
+        if kept is None:
+            self.leave()  # it may have one of these addresses
         with contextlib.ExitStack() as failed:
             for one in opened:
                 failed.callback(one.close)
@@ -81,9 +74,24 @@ class StockServer:
                 raise SettingsError(f"{type(self._server).__qualname__} handles {kind} only")
             servers = [self._server, *(copy.copy(self._server) for _ in opened[1:])]
             for server, one in zip(servers, opened, strict=True):
-                _call_its_own(partial(move, server, one))
-                self._servers[_make_listener(server, one.address, is_owned=one.is_owned)] = server
+                if one is not kept:
+                    _call_its_own(partial(move, server, one))
+                listener = _make_listener(server, one.address)
+                listener.stand_in_for(one)
+                self._servers[listener] = server
             failed.pop_all()
+        return list(self._servers)
+
+    def kept(self) -> AnyListener | None:
+        """Return the listener of an earlier generation that the object's constructor was given."""
+        return find_kept(self._server)
+
+    def leave(self) -> None:
+        """Close the socket that the object has bound, and remove the file of a Unix one."""
+        if self._server.socket.fileno() >= 0:
+            if self._file is not None and self._file == identify_own(self._server):
+                os.unlink(self._server.server_address)
+            self._server.socket.close()
 
     def attach(self, listener: AnyListener, view: "View") -> None:
         """Give the object that is served at the listener what our own handlers see."""
@@ -262,14 +270,14 @@ def _replace_the_loop(server: Any) -> None:
     server.__class__ = type(kind.__name__, (*bases, _Served), names)
 
 
-def _make_listener(server: Any, address: Address, *, is_owned: bool) -> AnyListener:
+def _make_listener(server: Any, address: Address) -> AnyListener:
     if hasattr(server.socket, "do_handshake_on_connect"):
         server.socket.do_handshake_on_connect = False  # not in the accept loop
     if server.socket_type != socket.SOCK_DGRAM:
-        return StockListener(server, address, is_owned=is_owned)
+        return StockListener(server, address)
     is_its_own = server.max_packet_size != socketserver.UDPServer.max_packet_size
     if is_its_own and isinstance(address, UDPAddress | UnixgramAddress):
         address = address._replace(max_size=server.max_packet_size)  # what its class has set
     if type(server).get_request is socketserver.UDPServer.get_request:
-        return DatagramListener(address, server.socket, is_owned=is_owned)
-    return StockDatagramListener(server, address, is_owned=is_owned)
+        return DatagramListener(address, server.socket)
+    return StockDatagramListener(server, address)

@@ -11,9 +11,10 @@ from forkserve import source
 from forkserve.errors import TargetError
 
 
-def load_target(text: str) -> Any:
+def load_target(text: str, *, is_beside: bool = False) -> Any:
     """Import the module from its source, the current folder on the path; return the name in it.
 
+    What stands beside another target is taken from that one's module if it is in the same file.
     Raises TargetError; its ``__cause__`` is what the user's module raised, if that is at fault.
     """
     place, colon, name = text.rpartition(":")
@@ -24,7 +25,11 @@ def load_target(text: str) -> Any:
     source.install()
     is_file = place.endswith(".py") or "/" in place
     try:
-        module = _import_file(text, place) if is_file else _import_module(text, place)
+        module = (
+            _import_file(text, place, is_beside=is_beside)
+            if is_file
+            else _import_module(text, place)
+        )
     except TargetError:
         raise
     except BaseException as error:
@@ -51,13 +56,15 @@ def _import_module(text: str, name: str) -> ModuleType:
         raise
 
 
-def _import_file(text: str, path: str) -> ModuleType:
+def _import_file(text: str, path: str, *, is_beside: bool) -> ModuleType:
     if not os.path.isfile(path):
         raise TargetError(f"target {text!r}: there is no file {path!r}")
     folder, file = os.path.split(os.path.abspath(path))
     if folder not in sys.path:
         sys.path.append(folder)  # what lies beside the file can be imported, and hides nothing
     name = file.removesuffix(".py")
+    if is_beside and getattr(sys.modules.get(name), "__file__", "") == os.path.join(folder, file):
+        return sys.modules[name]
     if name in sys.modules or name in sys.stdlib_module_names:
         name = f"forkserve_target_{name}"
     whole = os.path.join(folder, file)

@@ -30,6 +30,7 @@ class View:
         self._listener = listener
         self._stop = stop
         self._shutdown = shutdown
+        self._extend_timeout: Callable[[object, float], None] | None = None
         self.server_address: Peer = listener.name
         self.RequestHandlerClass = handler
         # Whether other handlers run at the same time in this process, and in others; PEP 3333
@@ -56,6 +57,18 @@ class View:
     def socket_type(self) -> int:
         """Whether it is for connections or for datagrams: SOCK_STREAM or SOCK_DGRAM."""
         return self._listener.socket.type
+
+    def extend_timeout(self, request: object, seconds: float) -> None:
+        """Let a connection last so many seconds more from now, whatever --connection-timeout is.
+
+        For the one that serves it; ``connection.extend_timeout(seconds)`` is the same.
+        """
+        if self._extend_timeout is not None:
+            self._extend_timeout(request, seconds)
+
+    def be_told_to_extend(self, how: Callable[[object, float], None]) -> None:
+        """Have it done by whoever knows what is being served."""
+        self._extend_timeout = how
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(

@@ -249,7 +249,7 @@ def test_no_process_for_the_first_workers(error: str, tmp_path: Path) -> None:
         timeout=30,
     )
     assert done.returncode == 3, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("forkserve: error: cannot fork a worker")
+    assert done.stderr.splitlines()[-1].startswith("forkserve: error: cannot fork a leader")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "s").exists()
 

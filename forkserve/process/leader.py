@@ -5,7 +5,6 @@ import signal
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
-from types import FrameType
 from typing import NamedTuple
 
 from forkserve import signals
@@ -13,24 +12,30 @@ from forkserve.binding import AnyListener
 from forkserve.endpoint import LISTENER_DIED, ListenerDied
 from forkserve.errors import BootError
 from forkserve.log import log
+from forkserve.process.cause import OomCounter, describe, describe_stuck
 from forkserve.process.fork import flush, fork
 from forkserve.process.group import Group
+from forkserve.process.hang import Act, Kind, Timeouts, Verdict
+from forkserve.process.inbox import Inbox, open_pipe
+from forkserve.process.overseer import Overseer
 from forkserve.process.phase import Phase
 from forkserve.process.policy import (
     FORK_RETRY,
+    ChildView,
     LeaderView,
     Plan,
     SlotView,
-    WorkerView,
     decide,
     next_spawn,
 )
-from forkserve.process.reaper import collect, wait_for
-from forkserve.process.worker import Worker
+from forkserve.process.reaper import collect, collect_stops, wait_for
+from forkserve.process.worker import Ties, Worker
+from forkserve.scoreboard import Scoreboard, Slot
 from forkserve.service import Service
 from forkserve.strategies import Strategy
-from forkserve.wait import Wait
-from forkserve.wakeup import Wakeup
+
+KILL_AFTER = 1.0  # from the hurry
+PEERS_SHOWN = 3
 
 
 class Bounds(NamedTuple):
@@ -39,13 +44,23 @@ class Bounds(NamedTuple):
     workers: int
     drain_timeout: float
     boot_timeout: float
+    timeouts: Timeouts = Timeouts()
+    kind: Kind = Kind.INLINE
+
+
+class Above(NamedTuple):
+    """What is above a leader: nobody, or a supervisor."""
+
+    on_ready: Callable[[], None]
+    lifeline: int | None = None  # at its end when the supervisor is
+    private: Sequence[int] = ()  # descriptors that are of no use to a worker
 
 
 class Leader:
-    """Owns the listeners, forks the workers, and is the only one that the user signals.
+    """Forks the workers and keeps them alive, or replaces them.
 
     It starts no thread, serves nothing, and waits in one place; what it does next is decided by
-    policy.decide.
+    policy.decide, and who hangs by hang.Watch. Without a supervisor above it owns the listeners.
     """
 
     def __init__(
@@ -54,53 +69,49 @@ class Leader:
         service: Service,
         strategy: Strategy,
         bounds: Bounds,
+        board: Scoreboard,
     ) -> None:
         self._listeners = listeners
         self._service = service
         self._strategy = strategy
         self._bounds = bounds
-        self._on_ready: Callable[[], None]
-        self._private: Sequence[int] = ()
+        self._board = board
+        self._above: Above
         self._phase = Phase.BOOTING
-        self._workers: dict[int, WorkerView] = {}
+        self._workers: dict[int, ChildView] = {}
+        self._slots: dict[int, Slot] = {}
         self._ready_pipes: dict[int, int] = {}
         self._groups: dict[int, Group] = {}  # of the workers
         self._left_behind: list[Group] = []  # of those that died and left somebody
+        self._reasons: dict[int, str] = {}  # why we have killed them
         self._spawn_at = dict.fromkeys(range(bounds.workers), 0.0)
         self._failures = dict.fromkeys(range(bounds.workers), 0)
         self._last_spawn = 0.0
-        self._drain_until: float | None = None
+        self._is_degraded = False
         self._failure: Exception | None = None
-        self._is_child_dead = False
-        self._asked: list[int] = []
+        self._inbox: Inbox
+        self._oom = OomCounter()
+        self._overseer = Overseer(bounds.timeouts, bounds.kind)
 
-    def run(
-        self, mask: signals.Mask, on_ready: Callable[[], None], private: Sequence[int] = ()
-    ) -> None:
+    def run(self, mask: signals.Mask, above: Above) -> None:
         """Serve until TERM, INT or QUIT; blocks, in the main thread.
 
         Takes over with signals held back, lets them through by mask once it handles them, and
-        holds them back again at the end. Calls on_ready when every first worker is ready. The
-        private descriptors are of no use to a worker, and closed there.
+        holds them back again at the end. Says when every first worker is ready.
 
         Raises BootError if the first workers do not come up, ListenerDied if an address is lost.
         """
-        self._on_ready, self._private = on_ready, private
-        handlers: dict[int, signals.Handler] = {}
-        for number in (*signals.ENDING, *signals.REQUESTS):
-            handlers[number] = self._on_request
-        handlers[signal.SIGCHLD] = self._on_child
-        self._wait = Wait()
-        self._wakeup = Wakeup()
+        self._above = above
+        self._inbox = Inbox()
         self._lifeline, self._lifeline_end = os.pipe2(os.O_CLOEXEC)
+        if above.lifeline is not None:
+            self._inbox.wait.watch(above.lifeline, self._on_orphaned)
+        requests = signals.REQUESTS if above.lifeline is None else signals.REQUESTS_BUT_DUMP
         try:
-            self._wait.watch(self._wakeup.reader, self._wakeup.drain)
-            with signals.handled(handlers, self._wakeup.writer):
-                signals.restore(mask)
+            with self._inbox.opened(mask, (*signals.ENDING, *requests)):
                 while not self._step():
                     pass
         finally:
-            signals.block()
             self._leave_nothing()
         if self._failure is not None:
             raise self._failure
@@ -118,42 +129,38 @@ class Leader:
             os.close(pipe)
         os.close(self._lifeline)
         os.close(self._lifeline_end)
-        self._wakeup.close()
-        self._wait.close()
-
-    def _on_request(self, number: int, frame: FrameType | None) -> None:
-        self._asked.append(number)
-
-    def _on_child(self, number: int, frame: FrameType | None) -> None:
-        self._is_child_dead = True
+        self._inbox.close()
 
     # -- one turn: see what happened, decide, act, wait
 
     def _step(self) -> bool:
-        while self._asked:
-            self._take_request(signal.Signals(self._asked.pop(0)))
-        if self._is_child_dead:
-            self._is_child_dead = False
+        for number in self._inbox.requests():
+            self._take_request(number)
+        if self._inbox.take_child_change():
             for pid, code in collect(self._workers):
                 self._bury(pid, code)
-        phase = self._phase
+            self._overseer.note_stops(collect_stops(self._workers), monotonic())
         plan = decide(self._view(), monotonic())
         self._act(plan)
-        if plan.is_over:
-            return True
-        if not self._asked and not self._is_child_dead and self._phase is phase:
-            due = plan.wake_at
-            self._wait.poll(None if due is None else max(0.0, due - monotonic()))
-        return False
+        if not (plan.is_over or plan.has_acts() or self._oversee()):
+            self._sleep(plan)
+        return plan.is_over
+
+    def _sleep(self, plan: Plan) -> None:
+        """Wait for what comes, or until it is time to decide or to look again."""
+        if self._overseer.wake_at is not None:
+            plan.wake_by(self._overseer.wake_at)
+        if not self._overseer.may_sleep(self._board, self._slots.values()):
+            plan.wake_by(0.0)
+        self._inbox.wait_until(plan.wake_at)
+        self._overseer.wake_up(self._board)
 
     def _view(self) -> LeaderView:
-        taken = {worker.slot for worker in self._workers.values()}
+        taken = {worker.slot for worker in self._workers.values() if not worker.is_outdated}
         return LeaderView(
             phase=self._phase,
             workers=tuple(self._workers.values()),
             empty=tuple(SlotView(s, at) for s, at in self._spawn_at.items() if s not in taken),
-            boot_timeout=self._bounds.boot_timeout,
-            drain_until=self._drain_until,
         )
 
     def _act(self, plan: Plan) -> None:
@@ -161,33 +168,91 @@ class Leader:
             if not self._phase.is_ending():  # the one before may have failed
                 self._spawn(slot)
         for pid in plan.give_up_on:
-            timeout = self._bounds.boot_timeout
-            self._fail_boot(f"worker {pid} was not ready after {timeout:g} s (boot timeout)")
-            self._signal(pid, Phase.KILLED, signal.SIGKILL)
+            self._give_up_on(pid)
         for pid in plan.stop:
-            self._signal(pid, Phase.STOPPING, signal.SIGTERM, signals.INTERRUPT)
-        if plan.hurry and self._phase is Phase.STOPPING:
+            timeout = self._bounds.drain_timeout
+            self._signal(pid, Phase.STOPPING, timeout, signal.SIGTERM, signals.INTERRUPT)
+        if plan.hurry and self._phase is not Phase.HURRYING:
             log.warning(
                 "drain timeout of %g s: interrupting what %d worker(s) still serve",
                 self._bounds.drain_timeout,
                 len(plan.hurry),
             )
         for pid in plan.hurry:
-            self._signal(pid, Phase.HURRYING, signal.SIGQUIT, signals.INTERRUPT)
+            self._signal(pid, Phase.HURRYING, KILL_AFTER, signal.SIGQUIT, signals.INTERRUPT)
         for pid in plan.kill:
-            log.warning("worker %d did not leave when hurried: killed", pid)
-            self._groups[pid].signal(signal.SIGKILL)
-            self._signal(pid, Phase.KILLED, signal.SIGKILL)
+            if pid not in self._reasons:
+                log.warning("worker %d did not leave when hurried: killed", pid)
+            self._kill(pid, "did not leave when hurried")
 
-    # -- what the user asks
+    def _oversee(self) -> bool:
+        """Look for those who hang, and see to it; whether there were any."""
+        watched = (Phase.SERVING, Phase.STOPPING)
+        alive = {p: self._slots[p] for p, w in self._workers.items() if w.phase in watched}
+        verdicts = self._overseer.look(alive, monotonic())
+        for verdict in verdicts:
+            self._carry_out(verdict)
+        return bool(verdicts)
+
+    def _carry_out(self, verdict: Verdict) -> None:
+        pid, reason = verdict.pid, verdict.reason
+        if verdict.act is Act.INTERRUPT:
+            log.warning("worker %d: %s: interrupting it", pid, reason)
+            os.kill(pid, signals.INTERRUPT)
+        elif verdict.act is Act.DUMP:
+            self._dump(pid, reason)
+        elif verdict.act is Act.REPLACE:
+            self._dump(pid, reason)
+            if self._workers[pid].phase is Phase.SERVING:
+                log.warning("worker %d leaves when another one is ready in its place", pid)
+                self._outdate(pid)
+        else:
+            log.error("worker %d: %s: killed", pid, reason)
+            self._kill(pid, reason)
+
+    def _dump(self, pid: int, reason: str) -> None:
+        """Have the worker's stacks written by C code in it, if it can take a signal."""
+        log.warning("worker %d: %s; it is %s", pid, reason, describe_stuck(pid))
+        os.kill(pid, signals.DUMP)
+
+    # -- what the user asks, or the supervisor
 
     def _take_request(self, number: signal.Signals) -> None:
-        if number in signals.REQUESTS:  # not built yet
-            log.warning("%s is not supported", number.name)
-        elif number is signal.SIGQUIT or self._phase.is_ending():
+        is_supervised = self._above.lifeline is not None
+        if number is signal.SIGHUP and not is_supervised:
+            self._replace_all()
+        elif number in signals.REQUESTS:
+            if not is_supervised:
+                log.warning("%s is not supported", number.name)
+        elif number is signal.SIGINT and is_supervised:
+            pass  # Ctrl-C reaches us too: the supervisor decides
+        elif number is signal.SIGQUIT or (self._phase.is_ending() and not is_supervised):
             self._hurry(number.name)
-        else:
+        elif not self._phase.is_ending():
             self._stop(number.name)
+
+    def _replace_all(self) -> None:
+        if self._phase is not Phase.SERVING:
+            return
+        log.info("SIGHUP: replacing the workers; no new code, this program has it loaded")
+        for pid in tuple(self._workers):
+            self._outdate(pid)
+
+    def _outdate(self, pid: int) -> None:
+        """Let a worker go on until another one is ready in its place."""
+        worker = self._workers[pid]
+        if not worker.is_outdated:
+            self._workers[pid] = worker._replace(is_outdated=True)
+            self._spawn_at[worker.slot] = monotonic()
+
+    def _on_orphaned(self) -> None:
+        """Our supervisor is gone: its listeners are ours to empty, and we leave."""
+        assert self._above.lifeline is not None
+        self._inbox.wait.forget(self._above.lifeline)
+        if not self._phase.is_ending():
+            for listener in self._listeners:
+                listener.belong_to(os.getpid())
+            self._stop("the supervisor is gone")
 
     def _stop(self, why: str) -> None:
         timeout = self._bounds.drain_timeout
@@ -198,7 +263,6 @@ class Leader:
             timeout,
         )
         self._phase = Phase.STOPPING
-        self._drain_until = monotonic() + timeout
         self._quiesce()
 
     def _hurry(self, why: str) -> None:
@@ -218,44 +282,67 @@ class Leader:
 
     # -- workers come and go
 
-    def _spawn(self, slot: int) -> None:
+    def _spawn(self, number: int) -> None:
         now = monotonic()
         self._last_spawn = now
-        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        worker = Worker(self._service, self._strategy, self._lifeline, writer)
+        try:
+            reader, writer = open_pipe()
+        except OSError as error:
+            self._say_no_fork(number, error)
+            return
+        slot = self._board.take_slot()
+        worker = Worker(
+            self._service,
+            self._strategy,
+            slot,
+            Ties(os.getpid(), self._lifeline, writer, self._bounds.drain_timeout),
+        )
         flush()
         try:
             pid = fork(worker.run, partial(self._leave_to, worker, reader))
         except OSError as error:
             os.close(reader)
             os.close(writer)
-            self._spawn_at[slot] = now + FORK_RETRY
-            if not self._fail_boot(f"cannot fork a worker: {error}"):
-                log.error("cannot fork a worker: %s; trying again", error)
+            self._say_no_fork(number, error)
             return
+        slot.pid = pid
         os.close(writer)
         self._groups[pid] = Group(pid)
-        self._workers[pid] = WorkerView(pid, slot, Phase.BOOTING, now)
+        self._slots[pid] = slot
+        due = now + self._bounds.boot_timeout
+        self._workers[pid] = ChildView(pid, Phase.BOOTING, due, number)
         self._ready_pipes[pid] = reader
-        self._wait.watch(reader, partial(self._hear_ready, pid))
+        self._inbox.wait.watch(reader, partial(self._hear_ready, pid))
+
+    def _say_no_fork(self, number: int, error: OSError) -> None:
+        self._spawn_at[number] = monotonic() + FORK_RETRY
+        if not self._fail_boot(f"cannot fork a worker: {error}"):
+            self._say_degraded(f"cannot fork a worker: {error}; trying again")
+
+    def _say_degraded(self, why: str) -> None:
+        if not self._is_degraded:
+            self._is_degraded = True
+            log.warning("degraded %d/%d: %s", self._count_serving(), self._bounds.workers, why)
+
+    def _count_serving(self) -> int:
+        """Return how many places have a worker that serves."""
+        return len({w.slot for w in self._workers.values() if w.phase is Phase.SERVING})
 
     def _leave_to(self, worker: Worker, reader: int) -> None:
         """In the child: give back what only the leader uses."""
         os.close(reader)
-        self._close_in_child()
-        worker.prepare()
-
-    def _close_in_child(self) -> None:
         for pipe in self._ready_pipes.values():
             os.close(pipe)
         self._ready_pipes.clear()
         for group in (*self._groups.values(), *self._left_behind):
             group.close()
-        for descriptor in self._private if self._phase is Phase.BOOTING else ():
+        for descriptor in self._above.private if self._phase is Phase.BOOTING else ():
             os.close(descriptor)
+        if self._above.lifeline is not None:
+            os.close(self._above.lifeline)
         os.close(self._lifeline_end)
-        self._wakeup.close()
-        self._wait.close()
+        self._inbox.close()
+        worker.prepare()
 
     def _hear_ready(self, pid: int) -> None:
         """Read the pipe of a worker that boots: it has a byte, or has ended with the worker."""
@@ -264,28 +351,35 @@ class Leader:
             is_ready = bool(os.read(pipe, 1))
         except BlockingIOError:
             is_ready = False  # it has ended, and something that it left behind has not
-        self._wait.forget(pipe)
+        self._inbox.wait.forget(pipe)
         os.close(pipe)
         worker = self._workers.get(pid)
         if not is_ready or worker is None or worker.phase is not Phase.BOOTING:
             return
-        self._workers[pid] = worker._replace(phase=Phase.SERVING)
+        self._workers[pid] = worker._replace(phase=Phase.SERVING, was_ready=True)
         self._failures[worker.slot] = 0
+        count = self._count_serving()
         if self._phase is not Phase.BOOTING:
-            log.info("worker %d is ready in place of one that died", pid)
-        elif not self._spawn_is_pending():
+            log.info("worker %d is ready", pid)
+            if self._is_degraded and count == self._bounds.workers:
+                self._is_degraded = False
+                log.info("full strength again: %d/%d", count, count)
+        elif count == self._bounds.workers:
             self._phase = Phase.SERVING
-            self._on_ready()
+            self._above.on_ready()
 
-    def _spawn_is_pending(self) -> bool:
-        serving = [w for w in self._workers.values() if w.phase is not Phase.BOOTING]
-        return len(serving) < self._bounds.workers
+    def _give_up_on(self, pid: int) -> None:
+        reason = f"was not ready after {self._bounds.boot_timeout:g} s (boot timeout)"
+        self._dump(pid, reason)
+        self._reasons[pid] = reason
+        self._fail_boot(f"worker {pid} {reason}")
+        self._signal(pid, Phase.HURRYING, 0.3)  # so long for its stack to be written
 
     def _bury(self, pid: int, code: int) -> None:
         if pid in self._ready_pipes:
             self._hear_ready(pid)
         worker = self._workers.pop(pid)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        how = self._describe_end(pid, code, self._slots.pop(pid))
         group = self._groups.pop(pid)
         if self._phase.is_ending():
             group.signal(signal.SIGKILL)
@@ -293,7 +387,10 @@ class Leader:
             log.debug("worker %d %s", pid, how)
             return
         self._leave(group)
-        was_ready = worker.phase is not Phase.BOOTING
+        if worker.is_outdated:
+            log.info("worker %d, which was replaced, %s", pid, how)
+            return
+        was_ready = worker.was_ready
         if not was_ready and self._fail_boot(f"worker {pid} {how} before it was ready"):
             return
         if code == LISTENER_DIED and not self._revive_listeners():
@@ -304,6 +401,24 @@ class Leader:
         self._spawn_at[worker.slot] = self._last_spawn = at
         say = log.error if code else log.info
         say("worker %d %s; another one starts in %.1f s", pid, how, at - now)
+        if not was_ready:
+            self._say_degraded("a worker died before it was ready")
+
+    def _describe_end(self, pid: int, code: int, slot: Slot) -> str:
+        how = describe(code)
+        if code == -signal.SIGKILL:
+            if pid in self._reasons:
+                how += f" by us ({self._reasons.pop(pid)})"
+            elif self._oom.has_grown():
+                how += " (out of memory: the cgroup's limit)"
+        held = [f"{h.peer} for {monotonic() - h.began:.1f} s" for h in slot.held()]
+        if held:
+            how += f" while serving {', '.join(held[:PEERS_SHOWN])}"
+        if len(held) > PEERS_SHOWN:
+            how += f" and {len(held) - PEERS_SHOWN} more"
+        slot.forget_held()
+        slot.pid = 0
+        return how
 
     def _fail_boot(self, reason: str) -> bool:
         """Give up if nothing has served yet; once something has, forkserve never gives up."""
@@ -325,11 +440,17 @@ class Leader:
 
     # -- signals go to children we have not collected, so never to a stranger
 
-    def _signal(self, pid: int, phase: Phase, *numbers: int) -> None:
-        hurried_at = monotonic() if phase is Phase.HURRYING else 0.0
-        self._workers[pid] = self._workers[pid]._replace(phase=phase, hurried_at=hurried_at)
+    def _signal(self, pid: int, phase: Phase, patience: float, *numbers: int) -> None:
+        due = monotonic() + patience
+        self._workers[pid] = self._workers[pid]._replace(phase=phase, due=due)
         for number in numbers:
             os.kill(pid, number)
+
+    def _kill(self, pid: int, reason: str) -> None:
+        self._reasons.setdefault(pid, reason)
+        if self._phase.is_ending():
+            self._groups[pid].signal(signal.SIGKILL)
+        self._signal(pid, Phase.KILLED, 0.0, signal.SIGKILL)
 
     def _leave(self, group: Group) -> None:
         """Ask what a dead worker has left to finish; keep in mind who is still there."""

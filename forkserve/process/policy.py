@@ -4,21 +4,25 @@ from typing import NamedTuple
 
 from forkserve.process.phase import Phase
 
-KILL_AFTER = 1.0  # from the hurry
 FIRST_BACKOFF = 0.1
 LONGEST_BACKOFF = 30.0
 FORK_RETRY = 0.25
 SPAWNS_A_SECOND = 200
 
 
-class WorkerView(NamedTuple):
-    """One living worker; moments are monotonic seconds."""
+class ChildView(NamedTuple):
+    """One living child; moments are monotonic seconds.
+
+    ``due`` is when its patience ends: for one that boots the boot timeout, for one that was asked
+    to stop the drain timeout, for one that was hurried the moment it is killed.
+    """
 
     pid: int
-    slot: int
     phase: Phase
-    started_at: float
-    hurried_at: float = 0.0
+    due: float
+    slot: int = 0
+    was_ready: bool = False
+    is_outdated: bool = False  # leaves when its successor is ready, or was given up while it booted
 
 
 class SlotView(NamedTuple):
@@ -32,10 +36,8 @@ class LeaderView(NamedTuple):
     """All that a decision depends on, but the time."""
 
     phase: Phase
-    workers: tuple[WorkerView, ...]
+    workers: tuple[ChildView, ...]
     empty: tuple[SlotView, ...]
-    boot_timeout: float
-    drain_until: float | None = None
 
 
 class Plan:
@@ -52,58 +54,63 @@ class Plan:
         self.wake_at: float | None = None
         self.is_over = False
 
+    def has_acts(self) -> bool:
+        """Whether there is something to do: afterwards another plan is due."""
+        return bool(self.spawn or self.stop or self.hurry or self.kill or self.give_up_on)
+
     def wake_by(self, moment: float) -> None:
         """Decide again at this moment at the latest."""
         self.wake_at = moment if self.wake_at is None else min(self.wake_at, moment)
 
+    def climb_down(self, child: ChildView, now: float) -> None:
+        """Take a child one rung down the ladder if its time has come.
+
+        One that was asked to stop is hurried at its drain timeout, and killed a moment after; one
+        that is not ready at its boot timeout is given up.
+        """
+        rungs = {
+            Phase.BOOTING: self.give_up_on,
+            Phase.STOPPING: self.hurry,
+            Phase.HURRYING: self.kill,
+        }
+        rung = rungs.get(child.phase)
+        if rung is None:
+            return
+        if child.due <= now:
+            rung.append(child.pid)
+        else:
+            self.wake_by(child.due)
+
+    def see_out(self, child: ChildView, now: float, *, is_hurried: bool) -> None:
+        """Bring a child nearer to its end, in an orderly way or in a hurry."""
+        if child.phase in (Phase.BOOTING, Phase.SERVING):
+            (self.hurry if is_hurried else self.stop).append(child.pid)
+        elif child.phase is Phase.STOPPING and is_hurried:
+            self.hurry.append(child.pid)
+        else:
+            self.climb_down(child, now)
+
 
 def decide(view: LeaderView, now: float) -> Plan:
-    """Return the plan for this moment.
-
-    A worker goes down one ladder: asked to stop, hurried at the drain timeout, killed a second
-    after. One that is not ready at its boot timeout is killed at once.
-    """
+    """Return the plan for this moment."""
     plan = Plan()
     if view.phase.is_ending():
-        _plan_stop(plan, view, now)
+        for worker in view.workers:
+            plan.see_out(worker, now, is_hurried=view.phase is Phase.HURRYING)
         plan.is_over = not view.workers
         return plan
     for slot in view.empty:
         if slot.spawn_at <= now:
             plan.spawn.append(slot.slot)
-            plan.wake_by(now + view.boot_timeout)
         else:
             plan.wake_by(slot.spawn_at)
+    ready = {w.slot for w in view.workers if w.phase is Phase.SERVING and not w.is_outdated}
     for worker in view.workers:
-        if worker.phase is not Phase.BOOTING:
-            continue
-        due = worker.started_at + view.boot_timeout
-        if due <= now:
-            plan.give_up_on.append(worker.pid)
-        else:
-            plan.wake_by(due)
-    return plan
-
-
-def _plan_stop(plan: Plan, view: LeaderView, now: float) -> None:
-    is_hurried = view.phase is Phase.HURRYING or (
-        view.drain_until is not None and view.drain_until <= now
-    )
-    for worker in view.workers:
-        if worker.phase is Phase.KILLED:
-            continue
-        if worker.phase is Phase.HURRYING:
-            if worker.hurried_at + KILL_AFTER <= now:
-                plan.kill.append(worker.pid)
-            else:
-                plan.wake_by(worker.hurried_at + KILL_AFTER)
-        elif is_hurried:
-            plan.hurry.append(worker.pid)
-            plan.wake_by(now + KILL_AFTER)
-        elif worker.phase is not Phase.STOPPING:
+        if worker.is_outdated and worker.phase is Phase.SERVING and worker.slot in ready:
             plan.stop.append(worker.pid)
-    if not is_hurried and view.drain_until is not None and view.workers:
-        plan.wake_by(view.drain_until)
+        else:
+            plan.climb_down(worker, now)
+    return plan
 
 
 def next_spawn(was_ready: bool, failures: int, now: float, last_spawn: float) -> float:
@@ -114,4 +121,9 @@ def next_spawn(was_ready: bool, failures: int, now: float, last_spawn: float) ->
     """
     if was_ready:
         return max(now, last_spawn + 1 / SPAWNS_A_SECOND)
-    return now + min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(failures - 1, 9))
+    return now + back_off(failures)
+
+
+def back_off(failures: int) -> float:
+    """Return how many seconds to wait after so many failures in a row, from 0.1 to 30."""
+    return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(failures - 1, 9))

@@ -29,3 +29,35 @@ def collect(pids: Collection[int]) -> Iterator[tuple[int, int]]:
                 yield pid, os.waitstatus_to_exitcode(status)
         if not is_ours:
             return  # a stranger's body lies in front, and stays there until it is collected
+
+
+def collect_stops(pids: Collection[int]) -> Iterator[tuple[int, bool]]:
+    """Yield (pid, whether it was stopped) for each of these that a signal stopped or continued."""
+    for pid in pids:
+        found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+        if found is not None:
+            yield pid, found.si_code == os.CLD_STOPPED
+
+
+def collect_all() -> Iterator[tuple[int, int]]:
+    """Yield (pid, exit code) for each child that has ended, whoever started it; never blocks.
+
+    For a process that runs nobody else's code, and is left the orphans of those that do.
+    """
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        yield pid, os.waitstatus_to_exitcode(status)
+
+
+def is_our_child(pid: int) -> bool:
+    """Whether this is a child that was not collected yet."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

@@ -3,49 +3,76 @@
 import os
 import signal
 from types import FrameType
+from typing import NamedTuple
 
 from forkserve import signals
 from forkserve.endpoint import LISTENER_DIED, ListenerDied
 from forkserve.log import log
+from forkserve.process import libc
+from forkserve.process.title import show
+from forkserve.scoreboard import Slot
 from forkserve.service import Service
 from forkserve.strategies import Strategy
+
+
+class Ties(NamedTuple):
+    """What binds a worker to its leader, whose process id comes first.
+
+    The lifeline is a pipe that ends when the leader does, ``ready`` one to say so; without a
+    leader a worker has so many seconds to finish.
+    """
+
+    leader: int
+    lifeline: int
+    ready: int
+    drain_timeout: float
 
 
 class Worker:
     """Serves until its leader says stop, or is gone."""
 
-    def __init__(self, service: Service, strategy: Strategy, lifeline: int, ready: int) -> None:
+    def __init__(self, service: Service, strategy: Strategy, slot: Slot, ties: Ties) -> None:
         self._service = service
         self._strategy = strategy
-        self._lifeline = lifeline
-        self._ready = ready
+        self._slot = slot
+        self._ties = ties
+        self._is_orphaned = False
 
     def prepare(self) -> None:
         """Install this process's own handlers; called while signals are held back."""
         service = self._service
-        service.open(self._lifeline)
+        service.open(self._slot, self._ties.lifeline, is_watched=True)
         signals.install(
             {
                 signal.SIGTERM: self._on_term,
                 signal.SIGQUIT: self._on_quit,
                 signal.SIGCHLD: self._on_child,
                 signals.INTERRUPT: self._on_interrupt,
+                signal.SIGALRM: self._on_alarm,
                 signal.SIGINT: signal.SIG_IGN,  # Ctrl-C reaches us too: the leader decides
-                **dict.fromkeys(signals.REQUESTS, signal.SIG_IGN),
+                **dict.fromkeys(signals.REQUESTS_BUT_DUMP, signal.SIG_IGN),
+                signal.SIGHUP: self._on_orphaned,
             }
         )
+        signals.write_stacks_when_asked()
         signal.set_wakeup_fd(service.wakeup.writer, warn_on_full_buffer=False)
 
     def run(self) -> int:
         """Serve, and return the exit status."""
         os.setpgid(0, 0)  # so that the leader reaches what we leave behind if we are killed
-        os.write(self._ready, b"r")
-        os.close(self._ready)
+        show("fs-worker", "forkserve: worker")
+        hooks = self._service.hooks
+        hooks.start_worker()
+        libc.die_with_parent(self._ties.leader, signal.SIGHUP)
+        os.write(self._ties.ready, b"r")
+        os.close(self._ties.ready)
         try:
             self._strategy.serve(self._service)
         except ListenerDied as error:
             log.error("%s", error)
             return LISTENER_DIED
+        finally:
+            hooks.stop_worker()
         return 0
 
     # -- handlers set flags; the wakeup descriptor ends the wait
@@ -58,6 +85,20 @@ class Worker:
 
     def _on_child(self, number: int, frame: FrameType | None) -> None:
         self._service.child_died = True
+
+    def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        if self._is_orphaned:  # the next alarm is the end
+            signals.install({signal.SIGALRM: signal.SIG_DFL})
+            self._service.stop.hurry()
+            self._service.interrupt_as_asked()
+
+    def _on_orphaned(self, number: int, frame: FrameType | None) -> None:
+        """Nobody may be left to hurry us: do it ourselves."""
+        self._is_orphaned = os.getppid() != self._ties.leader
+        if self._is_orphaned:
+            signal.setitimer(signal.ITIMER_REAL, max(self._ties.drain_timeout, 0.001), 1.0)
+            self._service.stop.retire()
+            self._service.interrupt_as_asked()
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         self._service.interrupt_as_asked()

@@ -13,7 +13,9 @@ from forkserve.datagram import Request
 from forkserve.endpoint import LISTENER_DIED, ListenerDied
 from forkserve.lingering import linger_here
 from forkserve.log import log
+from forkserve.process.cause import describe, describe_stuck
 from forkserve.process.fork import fork
+from forkserve.process.hang import Act, Kind, Sight, Timeouts, Watch
 from forkserve.process.reaper import collect
 from forkserve.service import Service
 from forkserve.wakeup import Wakeup
@@ -21,6 +23,7 @@ from forkserve.wakeup import Wakeup
 BUSY, AT_DOOR = 0, 1
 IDLE_CHILDREN = 8  # so many children may wait for their next connection as long as it takes,
 CROWDED_PATIENCE = 1.0  # and any more of them for so many seconds
+_SIGNALS = {Act.INTERRUPT: signals.INTERRUPT, Act.DUMP: signals.DUMP, Act.KILL: signal.SIGKILL}
 KILL_AFTER = 0.7  # the leader kills us a second after its hurry: our children must be gone
 
 
@@ -49,7 +52,7 @@ class Children:
         self._connections_per_child = connections_per_child
         self._are_pooled = spare > 0 or connections_per_child > 1
         self._slots = mmap.mmap(-1, service.limit)  # a byte each, written by the child that has it
-        self._free = list(range(service.limit))
+        self._free = list(range(service.limit - 1, -1, -1))  # the lowest is taken first
         self._pids: dict[int, int] = {}
         self._lifeline, self._lifeline_end = os.pipe2(os.O_CLOEXEC)
         self._forwarded: list[int] = []
@@ -61,6 +64,8 @@ class Children:
             self._lifeline,
             self._lifeline_end,
         ]
+        self._watch = Watch(Timeouts(connection=service.connection_timeout), Kind.INLINE)
+        self._alarm_at: float | None = None
         service.attend = self._attend
 
     def run(self) -> None:
@@ -95,21 +100,26 @@ class Children:
 
     def _fork(self, request: Request | None) -> None:
         slot = self._free[-1]
+        record = self._service.slot.record(slot)
         if self._are_pooled:
             self._slots[slot] = AT_DOOR if request is None else BUSY
             try:
-                pid = fork(lambda: self._live_in_pool(slot, request), self._own_wakeup)
+                pid = fork(lambda: self._live_in_pool(slot, record, request), self._own_wakeup)
             except OSError:
                 self._slots[slot] = BUSY  # nobody is there
                 raise
         else:
-            pid = fork(lambda: self._serve_one(request), self._own_nothing)
+            pid = fork(lambda: self._serve_one(record, request), self._own_nothing)
         self._pids[pid] = slot
         self._free.pop()
+        if self._service.connection_timeout and self._alarm_at is None:
+            self._set_alarm(monotonic() + self._service.connection_timeout)
 
     def _attend(self) -> None:
         """Whatever woke us: collect the dead, fork ahead, pass on a stop."""
         self._collect()
+        if self._alarm_at is not None and monotonic() >= self._alarm_at:
+            self._cut_overdue(monotonic())
         stop = self._service.stop
         if stop.is_set:
             self._forward_stop()
@@ -129,11 +139,38 @@ class Children:
             self._free.append(slot)
             if code == LISTENER_DIED:
                 self._look_at_listeners()
-            elif code < 0:
-                log.error("connection process %d was killed by %s", pid, signal.Signals(-code).name)
-            elif code > 0:
-                log.warning("connection process %d exited with %d", pid, code)
+            elif code:
+                self._say_death(pid, code, slot)
         self._count()
+
+    def _say_death(self, pid: int, code: int, slot: int) -> None:
+        held, whom = self._service.slot.held_in(slot), ""
+        if held is not None:
+            whom = f" while serving {held.peer} for {monotonic() - held.began:.1f} s"
+            self._service.slot.forget_held_in(slot)
+        say = log.error if code < 0 else log.warning
+        say("connection process %d %s%s", pid, describe(code), whom)
+
+    def _set_alarm(self, moment: float) -> None:
+        """Be woken then, wherever we wait."""
+        self._alarm_at = moment
+        self._watch.expect(moment)
+        signal.setitimer(signal.ITIMER_REAL, max(0.001, moment - monotonic()))
+
+    def _cut_overdue(self, now: float) -> None:
+        """Take those that have lasted too long down the ladder: interrupt, show, kill."""
+        held = {one.lane: one for one in self._service.slot.held()}
+        sights = [
+            Sight(pid, (held[slot],) if slot in held else ()) for pid, slot in self._pids.items()
+        ]
+        for verdict in self._watch.look(sights, now):
+            log.warning("connection process %d: %s", verdict.pid, verdict.reason)
+            if verdict.act is Act.DUMP:
+                log.warning("connection process %d is %s", verdict.pid, describe_stuck(verdict.pid))
+            os.kill(verdict.pid, _SIGNALS[verdict.act])
+        self._alarm_at = None
+        if self._pids:
+            self._set_alarm(self._watch.wake_at or now + self._service.connection_timeout)
 
     def _look_at_listeners(self) -> None:
         """Leave if a child has found one dead, and it is: the leader can revive it."""
@@ -184,20 +221,22 @@ class Children:
             os.close(service.lifeline)
         os.close(self._lifeline_end)
         service.attend = service.interrupt_as_asked
-        service.open(self._lifeline)
+        service.open(service.slot, self._lifeline)
         signal.set_wakeup_fd(service.wakeup.writer, warn_on_full_buffer=False)
         self._parent = parent
 
-    def _serve_one(self, request: Request | None) -> int:
+    def _serve_one(self, record: int, request: Request | None) -> int:
         assert request is not None
+        self._lane.record = record
         self._lane.dispatch(request)
         return 0
 
-    def _live_in_pool(self, slot: int, request: Request | None) -> int:
+    def _live_in_pool(self, slot: int, record: int, request: Request | None) -> int:
         service = self._service
         presence = Presence(self._slots, slot, self._parent, self._spare)
         door = service.make_door(attendance=presence)
-        lane = service.make_lane(door.linger)
+        lane = self._lane
+        lane.record, lane.dispatch = record, service.make_run_handler(door.linger, lane)
         left = self._connections_per_child
 
         def dispatch(request: Request) -> None:

@@ -126,7 +126,7 @@ class Lanes:
         self._add(min(FIRST_LANES, self._most))
         stop = self._service.stop
         while self._service.lanes or not stop.is_set:
-            self._service.wait.poll(self._timeout())
+            self._wait(self._timeout())
             now = monotonic()
             if stop.is_set:
                 self._close_door(now)
@@ -139,6 +139,14 @@ class Lanes:
         self._gate.close()
         if self._failure is not None:
             raise self._failure
+
+    def _wait(self, timeout: float | None) -> None:
+        pulse = self._service.pulse
+        if pulse is not None:
+            pulse.fall_asleep()
+        self._service.wait.poll(timeout)
+        if pulse is not None:
+            pulse.wake_up()
 
     def _see_off(self) -> None:
         """Do what the lanes did for peers that have yet to close."""
