@@ -237,6 +237,14 @@ def expect_strength(server: Server, mode: Mode, slack: float, found: Findings) -
     found.promise(seconds <= 1 + slack, f"weak for {seconds:.2f} s")
 
 
+def expect_words(server: Server, pattern: str, count: int, found: Findings) -> None:
+    """Hold the log to have the words so many times, or soon."""
+    try:
+        eventually(lambda: len(re.findall(pattern, server.stderr_so_far())) >= count, 10)
+    except AssertionError:
+        found.promise(False, f"not {count} x {pattern!r} in:\n{server.stderr_so_far()}")
+
+
 def without_workers(
     error: str, server: Server, mode: Mode, sizes: Failures, found: Findings
 ) -> None:
@@ -247,9 +255,9 @@ def without_workers(
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: failures() >= sizes.count, 30 + sizes.count)
     expect_strength(server, mode, sizes.slack, found)
-    log, count = server.stderr_so_far(), worker_count(mode)
-    found.promise(bool(re.search(rf"degraded \d/{count}: ", log)), "nobody said `degraded`")
-    found.promise(f"full strength again: {count}/{count}" in log, "nobody said `full strength`")
+    count = worker_count(mode)
+    expect_words(server, rf"degraded \d/{count}: ", 1, found)
+    expect_words(server, f"full strength again: {count}/{count}", 1, found)
 
 
 def without_leader(
@@ -285,15 +293,35 @@ def without_servers(
 ) -> None:
     """Keep clients coming while a worker gets no process or thread for them."""
     (worker,) = workers_of(server)
+    assert clients.ask_line(server.address, "echo here") == "here"  # its first threads are there
     with (
         ExitStack() as held,
         failing_forks(worker, error, found) as failures,
         restful([server.pid, leader_of(server)], found),
     ):
-        while failures() < sizes.count:
+        watch = Stopwatch()
+        while failures() < sizes.count and watch.seconds < 30 + sizes.count:
             _knock(server.address, held)
+        found.promise(failures() >= sizes.count, f"only {failures()} forks were tried")
     expect_strength(server, mode, sizes.slack, found)
     found.promise(workers_of(server) == [worker], "the worker is another one")
+
+
+def without_threads(
+    error: str, server: Server, mode: Mode, sizes: Failures, found: Findings
+) -> None:
+    """Kill the workers while others can be forked, but none of those can start a thread."""
+    leader = leader_of(server)
+    with (
+        failing_forks(leader, error, found, calls=("clone3",)) as failures,
+        restful([server.pid, leader], found),
+    ):
+        for pid in workers_of(server):
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: failures() >= sizes.count, 30 + sizes.count)
+        pause(1)
+        found.promise(failures() <= sizes.count + 40, f"{failures()} threads in a second")
+    expect_strength(server, mode, sizes.slack, found)
 
 
 def _knock(address: str, held: ExitStack) -> None:
@@ -319,9 +347,14 @@ def without_room(server: Server, mode: Mode, sizes: Failures, found: Findings) -
         expect_strength(server, mode, sizes.slack, found)
 
 
+FORKS = ("clone", "clone3", "fork", "vfork")
+
+
 @contextlib.contextmanager
-def failing_forks(pid: int, error: str, found: Findings) -> Iterator[Callable[[], int]]:
-    """Let every fork and new thread of a process fail; yield what counts them."""
+def failing_forks(
+    pid: int, error: str, found: Findings, calls: Sequence[str] = FORKS
+) -> Iterator[Callable[[], int]]:
+    """Let every fork and new thread of a process and its children fail; yield what counts them."""
     requires("strace")
     log = found.folder / "calls"
     log.write_text("")
@@ -329,7 +362,6 @@ def failing_forks(pid: int, error: str, found: Findings) -> Iterator[Callable[[]
     def count() -> int:
         return log.read_text(errors="replace").count("(INJECTED)")
 
-    calls = ("clone", "clone3", "fork", "vfork")
     with injecting([pid], *(f"{call}:error={error}" for call in calls), log=log):
         yield count
     found.count("failed forks", count())
@@ -489,6 +521,7 @@ FORKS_FAILED: list[Scenario[Any]] = [
             (without_leader, [STRONG], 3, 50),
             (without_new_leader, [STRONG], 3, 50),
             (without_servers, [MODE["process"], MODE["thread"]], 10, 50),
+            (without_threads, [MODE["thread"], MODE["prefork-threads"]], 5, 10),
         )
         for mode in modes
         for error in ("EAGAIN", "ENOMEM")

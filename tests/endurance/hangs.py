@@ -14,7 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.endurance.deaths import EXPECTED, PLAIN, STRONG, leader_of, workers_of
+from tests.endurance.deaths import (
+    EXPECTED,
+    PLAIN,
+    STRONG,
+    expect_words,
+    leader_of,
+    workers_of,
+)
 from tests.endurance.load import Load
 from tests.endurance.scenario import Findings, Scenario
 from tests.support import clients, processes
@@ -53,7 +60,7 @@ class Way:
 
 
 DUMP = r"(?:Current thread|Thread) 0x[\s\S]*?\b"
-STATE = r"\bwas stopped\b|\bit is (?:running|sleeping|stopped|waiting)"
+STATE = r"\bwas stopped\b|\bis (?:running|sleeping|stopped|waiting)"
 IN_HANDLER = [
     Way("sleep", rf"{DUMP}hang_in_sleep\b"),
     Way("spin", rf"{DUMP}hang_in_spin\b"),
@@ -114,14 +121,6 @@ def expect_in_time(seconds: float, sizes: Hangs, found: Findings) -> None:
     found.slowest("cut after", seconds)
     found.promise(seconds >= TIMEOUT * 0.9, f"cut too early, after {seconds:.2f} s")
     found.promise(seconds <= TIMEOUT + 1 + sizes.slack, f"cut after {seconds:.2f} s")
-
-
-def expect_words(server: Server, pattern: str, count: int, found: Findings) -> None:
-    """Hold the log to have the words so many times, or soon."""
-    try:
-        eventually(lambda: len(re.findall(pattern, server.stderr_so_far())) >= count, 10)
-    except AssertionError:
-        found.promise(False, f"not {count} x {pattern!r} in:\n{server.stderr_so_far()}")
 
 
 def stop_the_serving(mode: Mode, sizes: Hangs, found: Findings) -> None:
