@@ -287,7 +287,7 @@ for number in range(int(sys.argv[2])):
         held.pop(0).close()
 for client in held:
     client.close()
-with socket.create_connection(address, 10) as client:
+with socket.create_connection(address, 40) as client:
     client.sendall(b"echo served\\n")
     print(client.makefile().readline(), end="")
 """
