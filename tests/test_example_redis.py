@@ -362,11 +362,11 @@ def test_redis_benchmark_meets_no_error(arguments: tuple[str, ...], flags: tuple
 def test_redis_benchmark_meets_no_error_for_long(
     arguments: tuple[str, ...], load: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """Twice 50000 requests on 50 connections meet no error; 10000 on new ones; 1000 by forks."""
+    """Twice 20000 requests on 50 connections meet no error; 10000 on new ones; 1000 by forks."""
     kept = load != ("-k", "0")
     clients = "1" if kept and arguments in {("prefork",), ("iterative",)} else "50"
     new_ones = "1000" if arguments == ("process",) else "10000"
-    requests = "50000" if kept else new_ones
+    requests = "20000" if kept else new_ones
     with running(REDIS, *arguments, address=f"unix://{tmp_path}/redis.sock") as server:
         flags = ("-c", clients, "-n", requests, *load)
         done = benchmark(server.address, *flags, tests="set,get", timeout=280)
