@@ -9,6 +9,8 @@ from forkserve.address import parse_address
 from forkserve.binding import open_listeners
 from forkserve.connection import Connection
 from forkserve.listener import Listener
+from forkserve.run_handler import Inline
+from forkserve.scoreboard import Scoreboard, Slot
 
 Result = Connection | None | BaseException | Callable[[], None]
 
@@ -115,6 +117,17 @@ def make_connection(accepted: socket.socket, kind: type[Any] = Connection) -> An
     connection._buffers = None
     connection._borrowed = None
     return connection
+
+
+def take_slot(lanes: int = 8) -> Slot:
+    """Return the slot of a lone worker with so many lanes."""
+    return Scoreboard(1, lanes).take_slot()
+
+
+def make_lanes(count: int) -> list[Inline]:
+    """Return so many lanes of a worker."""
+    slot = take_slot(count)
+    return [Inline(number, slot.record(number)) for number in range(count)]
 
 
 def is_closed(descriptor: int) -> bool:

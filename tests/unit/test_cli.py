@@ -34,7 +34,9 @@ def test_a_flag_comes_before_the_variable() -> None:
 
 def test_a_flag_of_zero_is_given() -> None:
     """A flag counts also where its value is nothing."""
-    assert read_settings({"drain_timeout": 0.0}, {"FORKSERVE_DRAIN_TIMEOUT": "3"})[7] == 0.0
+    assert (
+        read_settings({"drain_timeout": 0.0}, {"FORKSERVE_DRAIN_TIMEOUT": "3"}).drain_timeout == 0
+    )
 
 
 def test_a_wrong_variable_is_wrong_even_beside_a_flag() -> None:
@@ -73,6 +75,40 @@ def test_a_variable_that_contradicts(
     """Where a variable has its part in it, it is a wrong setting, and the variable is named."""
     with pytest.raises(SettingsError, match=rf"process mode \(from {blamed}\)$"):
         read_settings(flags, environment)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "problem"),
+    [
+        (
+            {"no_supervise": True},
+            {"FORKSERVE_RELOAD": "1"},
+            r"^--reload needs what --no-supervise does without \(from FORKSERVE_RELOAD\)$",
+        ),
+        (
+            {"workers": 2},
+            {"FORKSERVE_NO_SUPERVISE": "yes"},
+            r"^--no-supervise .* --workers 2 \(from FORKSERVE_NO_SUPERVISE\)$",
+        ),
+    ],
+)
+def test_a_variable_that_contradicts_how_to_supervise(
+    flags: dict[str, Any], environment: dict[str, str], problem: str
+) -> None:
+    """A debugger's one process is not for several workers, nor for loading code again."""
+    with pytest.raises(SettingsError, match=problem):
+        read_settings(flags, environment)
+
+
+def test_flags_that_contradict_how_to_supervise() -> None:
+    """Said on the command line, it is an error of the command line."""
+    with pytest.raises(UsageError, match="--no-supervise serves in one process"):
+        read_settings({"no_supervise": True, "workers": 2}, {})
+
+
+def test_a_variable_turns_a_switch_on() -> None:
+    """A switch that no flag turns on is as its variable says."""
+    assert read_settings({"reload": None}, {"FORKSERVE_RELOAD": "true"}).reload
 
 
 def test_a_variable_that_a_flag_replaces_is_not_blamed() -> None:

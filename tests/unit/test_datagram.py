@@ -17,9 +17,10 @@ from forkserve.datagram import Datagram, DatagramListener
 from forkserve.endpoint import ListenerDied
 from forkserve.errors import ListenError
 from forkserve.handler import DatagramHandler, serve_with
-from forkserve.run_handler import make_run_handler
+from forkserve.run_handler import Inline, make_run_handler
 from forkserve.stop import Stop
 from tests.support.requirements import requires_ipv6
+from tests.unit.fakes import take_slot
 
 Open = Callable[..., DatagramListener]
 Client = Callable[..., socket.socket]
@@ -439,7 +440,9 @@ def test_whose_fault_it_is(
     caplog.set_level(logging.DEBUG)
     listener = listen(f"unixgram://{tmp_path}/s")
     make_client(listener, name="").send(data)
-    run = make_run_handler(serve_with(Failing), Datagram.close, Stop())
+    slot = take_slot()
+    lane = Inline(0, slot.record(0))
+    run = make_run_handler(serve_with(Failing), Datagram.close, Stop(), lane, slot)
     run(taken(listener))
     assert [record.levelno for record in caplog.records] == [level]
 

@@ -10,9 +10,10 @@ import pytest
 from forkserve.connection import Connection
 from forkserve.errors import IncompleteRead
 from forkserve.handler import StreamHandler, serve_with
-from forkserve.run_handler import format_peer, make_run_handler
+from forkserve.run_handler import Inline, format_peer, make_run_handler
 from forkserve.stop import Stop
 from tests.unit.conftest import Pair
+from tests.unit.fakes import take_slot
 
 Raise = BaseException | type[BaseException]
 
@@ -23,8 +24,9 @@ class Wild(BaseException):
 
 def run(connection: Connection, serve: Callable[[Connection], None], **options: Any) -> Stop:
     """Run a handler on a connection, closing it in the end, and return the stop."""
-    stop = Stop()
-    make_run_handler(serve, Connection.close, stop, **options)(connection)
+    stop, slot = Stop(), take_slot()
+    lane = Inline(0, slot.record(0))
+    make_run_handler(serve, Connection.close, stop, lane, slot, **options)(connection)
     return stop
 
 

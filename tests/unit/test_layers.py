@@ -15,9 +15,10 @@ PACKAGE = Path(forkserve.__file__).parent
 ROWS = (
     ("__main__",),
     ("cli",),
+    ("supervised",),
     ("__init__",),
     ("server",),
-    ("adopt", "process.leader", "in_process"),
+    ("adopt", "process.leader", "process.alone", "in_process"),
     ("process.worker",),
     ("strategies",),
     ("strategies.preforked",),
@@ -27,21 +28,28 @@ ROWS = (
     ("stock_request", "stock_binding"),
     ("door", "compat"),
     ("run_handler",),
-    ("handler", "view", "binding", "admission"),
+    ("handler", "view", "process.supervisor"),
+    ("process.home",),
+    ("binding", "admission"),
     ("listener", "datagram", "streams", "lingering"),
     ("connection", "endpoint"),
+    ("process.generations", "process.overseer"),
     (
         "process.cause",
+        "process.channel",
         "process.fork",
-        "process.reaper",
-        "process.policy",
-        "process.title",
         "process.group",
+        "process.hang",
+        "process.inbox",
+        "process.libc",
+        "process.policy",
+        "process.reaper",
+        "process.title",
         "process.watcher",
     ),
     ("process", "process.phase"),
-    ("settings", "target", "unix_path", "occupant"),
-    ("address", "log", "signals", "source", "stop", "wait", "wakeup"),
+    ("hooks", "pulse", "settings", "target", "unix_path", "occupant"),
+    ("address", "log", "scoreboard", "signals", "source", "stop", "wait", "wakeup"),
     ("errors",),
 )
 LEVEL = {module: len(ROWS) - row for row, modules in enumerate(ROWS) for module in modules}
@@ -49,6 +57,25 @@ LEVEL = {module: len(ROWS) - row for row, modules in enumerate(ROWS) for module 
 # Who may look up all the same, and why.
 EXCEPTIONS = {
     ("connection", "streams"): "makefile() is rare, so its module is imported by the first call",
+}
+
+# What loads, runs or waits for a user's code: none of it is ever in reach of the supervisor.
+USERS_SIDE = {
+    "adopt",
+    "compat",
+    "handler",
+    "hooks",
+    "in_process",
+    "process.leader",
+    "process.worker",
+    "run_handler",
+    "server",
+    "service",
+    "source",
+    "strategies",
+    "supervised",
+    "target",
+    "view",
 }
 
 # Who alone may name these, whether to call them or to hand them on.
@@ -61,7 +88,23 @@ ONLY_IN = {
     "os.wait4": set(),
     # signals: a process that is told to end while it boots has nothing to clean up yet
     "os._exit": {"process.fork", "signals"},
+    # parents their children; libc, pulse and view the parent; signals itself
+    "os.kill": {
+        "process.leader",
+        "process.libc",
+        "process.supervisor",
+        "pulse",
+        "signals",
+        "strategies.forking",
+        "view",
+    },
+    "os.killpg": {"process.group"},
+    "signal.pidfd_send_signal": {"process.group"},
+    "signal.pthread_sigmask": {"signals"},
     "signal.signal": {"signals"},
+    "ctypes.CDLL": {"process.libc"},
+    "gc.freeze": {"process.supervisor", "server"},
+    "sys.exit": {"__main__"},
     "print": set(),
     "time.sleep": set(),
     "time.time": set(),
@@ -95,6 +138,31 @@ def _imports(source: str, module: str) -> set[str]:
             if _is_ours(base):
                 found |= {_owner(f"{base}.{alias.name}") for alias in node.names}
     return found
+
+
+def _reach(module: str) -> set[str]:
+    """Return every module of the package that comes with this one, late imports included."""
+    found: set[str] = set()
+    new = {module}
+    while new:
+        new = {m for name in new for m in _imports(MODULES[name].read_text(), name)} - found
+        found |= new
+    return found
+
+
+def _importers(module: str) -> set[str]:
+    return {m for m, path in MODULES.items() if module in _imports(path.read_text(), m)}
+
+
+def _foreign_imports(source: str) -> set[str]:
+    """Return the modules outside of the package that a source imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return {name for name in found if not _is_ours(name)}
 
 
 def _running_nodes(node: ast.AST) -> Iterator[ast.AST]:
@@ -177,6 +245,24 @@ def test_imports_point_downward(module: str) -> None:
 def test_an_exception_is_still_needed(module: str, above: str) -> None:
     """An exception goes when the import that needed it goes."""
     assert above in _imports(MODULES[module].read_text(), module)
+
+
+@pytest.mark.parametrize("module", ["process.supervisor", "process.generations", "process.home"])
+def test_the_supervisor_is_far_from_the_users_code(module: str) -> None:
+    """What outlives every generation imports nothing by which a target is loaded or served."""
+    assert _reach(module) & USERS_SIDE == set()
+
+
+def test_one_module_joins_the_supervisor_and_the_users_code() -> None:
+    """The supervisor is handed what its children do, by supervised alone."""
+    assert _importers("process.supervisor") == {"supervised"}
+
+
+@pytest.mark.parametrize("module", ["process.policy", "process.generations", "process.phase"])
+def test_who_decides_does_not_act(module: str) -> None:
+    """Decisions depend on values alone: their modules see neither clock nor system."""
+    assert _reach(module) <= {"process", "process.phase", "process.policy"}
+    assert _foreign_imports(MODULES[module].read_text()) <= {"enum", "typing"}
 
 
 @pytest.mark.parametrize("module", MODULES)

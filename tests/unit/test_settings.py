@@ -12,6 +12,7 @@ from forkserve.settings import (
     OPTIONS,
     Mode,
     Settings,
+    check_ranges,
     count_cpus,
     find_contradiction,
     read_environment,
@@ -35,6 +36,18 @@ GOOD = [
     ("drain_timeout", "0", 0.0),
     ("drain_timeout", "2.5", 2.5),
     ("boot_timeout", "1e3", 1000.0),
+    ("connection_timeout", "0", 0.0),
+    ("connection_timeout", "0.5", 0.5),
+    ("liveness_timeout", "0", 0.0),
+    ("liveness_timeout", "90", 90.0),
+    ("leader_start", "site.app:warm", "site.app:warm"),
+    ("worker_start", "hooks.py:begin", "hooks.py:begin"),
+    ("worker_stop", "hooks.py:end", "hooks.py:end"),
+    ("no_supervise", "1", True),
+    ("no_supervise", "no", False),
+    ("reload", "yes", True),
+    ("reload", "0", False),
+    ("bind_retries", "0", 0),
     ("ready_fd", "0", 0),
     ("log_level", "debug", "debug"),
     ("access_log", "1", True),
@@ -60,6 +73,13 @@ WRONG = [
     ("drain_timeout", "nan", "'nan' is not a number of seconds"),
     ("drain_timeout", "inf", "'inf' is not a number of seconds"),
     ("boot_timeout", "soon", "'soon' is not a number of seconds"),
+    ("connection_timeout", "-0.1", "'-0.1' is not a number of seconds"),
+    ("connection_timeout", "never", "'never' is not a number of seconds"),
+    ("liveness_timeout", "-1", "'-1' is not a number of seconds"),
+    ("liveness_timeout", "inf", "'inf' is not a number of seconds"),
+    ("no_supervise", "maybe", "'maybe' is not one of"),
+    ("reload", "always", "'always' is not one of"),
+    ("bind_retries", "-1", "'-1' is not a whole number from 0 up"),
     ("ready_fd", "-1", "whole number from 0 up"),
     ("log_level", "loud", "'loud' is not one of debug, info, warning, error"),
     ("access_log", "perhaps", "'perhaps' is not one of"),
@@ -102,6 +122,14 @@ def test_the_defaults() -> None:
     assert (default.max_connections, default.drain_timeout, default.boot_timeout) == (1024, 25, 60)
 
 
+def test_the_defaults_of_supervision() -> None:
+    """Without a word forkserve watches over its workers, not over how long a connection lasts."""
+    default = Settings()
+    assert (default.connection_timeout, default.liveness_timeout) == (0, 30)
+    assert (default.leader_start, default.worker_start, default.worker_stop) == (None, None, None)
+    assert (default.no_supervise, default.reload) == (False, False)
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -111,6 +139,12 @@ def test_the_defaults() -> None:
         {"mode": Mode.PROCESS, "spare": 3, "connections_per_child": 5},
         {"mode": Mode.PROCESS, "spare": 3, "max_connections": 4},
         {"mode": Mode.ITERATIVE, "workers": 3},
+        {"reload": True, "workers": 3},
+        {"no_supervise": True},
+        {"no_supervise": True, "workers": 1},
+        {"no_supervise": True, "mode": Mode.THREAD, "threads": 8},
+        {"no_supervise": True, "mode": Mode.PROCESS, "spare": 2},
+        {"connection_timeout": 1.0, "liveness_timeout": 0.0},
     ],
 )
 def test_what_goes_together(given: dict[str, Any]) -> None:
@@ -135,6 +169,21 @@ def test_what_goes_together(given: dict[str, Any]) -> None:
             "--spare 4",
             {"spare", "max_connections"},
         ),
+        (
+            {"no_supervise": True, "workers": 2},
+            "--no-supervise serves in one process, not in --workers 2",
+            {"no_supervise", "workers"},
+        ),
+        (
+            {"no_supervise": True, "mode": Mode.ITERATIVE, "workers": 3},
+            "--no-supervise",
+            {"no_supervise", "workers"},
+        ),
+        (
+            {"no_supervise": True, "reload": True},
+            "--reload needs what --no-supervise does without",
+            {"no_supervise", "reload"},
+        ),
     ],
 )
 def test_what_contradicts(given: dict[str, Any], message: str, names: set[str]) -> None:
@@ -143,6 +192,30 @@ def test_what_contradicts(given: dict[str, Any], message: str, names: set[str]) 
     assert wrong is not None
     assert wrong[0].startswith(message)
     assert set(wrong[1]) == names
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"workers": 0}, "--workers 0 is too little: 1 at least"),
+        ({"threads": 0}, "--threads 0 is too little"),
+        ({"max_connections": 0}, "--max-connections 0 is too little"),
+        ({"drain_timeout": -1.0}, "--drain-timeout -1.0 is too little: 0 at least"),
+        ({"connection_timeout": -1.0}, "--connection-timeout -1.0 is too little: 0 at least"),
+        ({"liveness_timeout": -0.5}, "--liveness-timeout -0.5 is too little: 0 at least"),
+        ({"liveness_timeout": float("nan")}, "--liveness-timeout nan is too little"),
+        ({"connection_timeout": "1"}, "connection_timeout is '1', not a number"),
+    ],
+)
+def test_a_number_out_of_its_range(given: dict[str, Any], problem: str) -> None:
+    """Numbers from Python are held to the ranges of the flags."""
+    with pytest.raises(SettingsError, match=problem):
+        check_ranges(Settings(**given))
+
+
+def test_the_ends_of_the_ranges() -> None:
+    """The least that may be, and nothing where nothing need be, are in range."""
+    check_ranges(Settings(workers=1, threads=1, connection_timeout=0.0, liveness_timeout=0.0))
 
 
 @pytest.mark.parametrize(

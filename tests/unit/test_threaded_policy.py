@@ -5,10 +5,10 @@ import select
 import pytest
 
 from forkserve.door import GRACE
-from forkserve.run_handler import Inline
 from forkserve.service import Service
 from forkserve.stop import Stop
 from forkserve.strategies.threaded import STEP, STUCK_TICKS, Lanes, count_surplus, lanes_to_add
+from tests.unit.fakes import make_lanes, take_slot
 
 
 @pytest.mark.parametrize(
@@ -32,28 +32,28 @@ def test_how_many_lanes_to_add(stuck_ticks: int, lanes: int, most: int, added: i
 
 def test_a_lane_that_is_held_up_is_not_sent_away() -> None:
     """Who serves what he served a second ago is needed, and so is who is new."""
-    held, new = [Inline() for _ in range(50)], [Inline() for _ in range(50)]
+    held, new = make_lanes(50), make_lanes(50)
     before = dict.fromkeys(held, 1)
     assert count_surplus(before, before | dict.fromkeys(new, 2)) == 0
 
 
 def test_lanes_that_are_free_are_sent_away_but_for_a_few() -> None:
     """Who has another connection than a second ago, or none, is not held up."""
-    lanes = [Inline() for _ in range(50)]
+    lanes = make_lanes(50)
     before = dict.fromkeys(lanes, 1)
     assert count_surplus(before, {lane: i % 2 * 2 for i, lane in enumerate(lanes)}) == 46
 
 
 def test_few_lanes_are_left_alone() -> None:
     """The few that may wait at the door stay."""
-    lanes = [Inline() for _ in range(4)]
+    lanes = make_lanes(4)
     assert count_surplus(dict.fromkeys(lanes, 1), dict.fromkeys(lanes, 0)) == 0
 
 
 def test_the_gate_opens_whoever_has_closed_the_door() -> None:
     """At a stop those who wait are let go, also if one of them was first to close the door."""
     service = Service([], lambda _: None, Stop(), limit=4, is_shared=False)
-    service.open()
+    service.open(take_slot())
     lanes = Lanes(service, 4)
     service.stop.request()
     lanes.arrive()
