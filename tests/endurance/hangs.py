@@ -34,6 +34,7 @@ from tests.support.waiting import Stopwatch, becomes, eventually, pause
 HANGING = handler("hanging.py:Stream")
 EXPECT = f"{EXPECTED}|timeout"
 TIMEOUT = 1.0
+LIVENESS = ("--liveness-timeout", f"{TIMEOUT:g}")
 TROUBLEMAKER = "127.0.0.2"
 
 
@@ -125,8 +126,7 @@ def expect_in_time(seconds: float, sizes: Hangs, found: Findings) -> None:
 
 def stop_the_serving(mode: Mode, sizes: Hangs, found: Findings) -> None:
     """Stop the process that serves a connection, from outside, and hold it to be replaced."""
-    flags = ("--liveness-timeout", f"{TIMEOUT:g}")
-    with running(HANGING, *mode.arguments, *flags, expect=EXPECT) as server:
+    with running(HANGING, *mode.arguments, *LIVENESS, expect=EXPECT) as server:
         for number in range(1, sizes.count + 1):
             with clients.connect(server.address, 30) as client:
                 pid = int(clients.command(client, "pid"))
@@ -142,8 +142,7 @@ def stop_the_serving(mode: Mode, sizes: Hangs, found: Findings) -> None:
 
 def stop_an_idle_worker(mode: Mode, sizes: Hangs, found: Findings) -> None:
     """Stop a worker that serves nobody, and hold it to be replaced."""
-    flags = ("--liveness-timeout", f"{TIMEOUT:g}")
-    with running(HANGING, *mode.arguments, *flags, expect=EXPECT) as server:
+    with running(HANGING, *mode.arguments, *LIVENESS, expect=EXPECT) as server:
         for number in range(1, sizes.count + 1):
             stopped = workers_of(server)[0]
             watch = Stopwatch()
@@ -158,7 +157,7 @@ def stop_an_idle_worker(mode: Mode, sizes: Hangs, found: Findings) -> None:
 
 def hang_in_loop(target: str, where: str, mode: Mode, sizes: Hangs, found: Findings) -> None:
     """Hang where an adopted server takes clients, and hold its worker to be replaced."""
-    flags = ("--liveness-timeout", f"{TIMEOUT:g}", "--connection-timeout", f"{TIMEOUT:g}")
+    flags = (*LIVENESS, "--connection-timeout", f"{TIMEOUT:g}", "--drain-timeout", "2")
     with running(handler(f"hanging.py:{target}"), *mode.arguments, *flags, expect=EXPECT) as server:
         for number in range(1, sizes.count + 1):
             home = ("127.0.0.1", clients.port_of(server.address))
@@ -219,8 +218,7 @@ def _has_replacement(server: Server, before: set[int]) -> bool:
 
 def be_long(mode: Mode, sizes: Hangs, found: Findings) -> None:
     """Work for longer than the liveness timeout, and than an extended connection timeout."""
-    liveness = ("--liveness-timeout", f"{TIMEOUT:g}")
-    with running(HANGING, *mode.arguments, *liveness) as server:
+    with running(HANGING, *mode.arguments, *LIVENESS) as server:
         _work_long(server, ["wait 2.5"], sizes, found)
     connection = ("--connection-timeout", f"{TIMEOUT:g}")
     with running(HANGING, *mode.arguments, *connection) as server:
@@ -244,9 +242,6 @@ class Ordeal:
 
     count: int
     seconds: float
-
-
-LIVENESS = ("--liveness-timeout", f"{TIMEOUT:g}")
 
 
 def suspend(who: str, mode: Mode, sizes: Ordeal, found: Findings) -> None:

@@ -377,7 +377,12 @@ def adopt(under: Sequence[str], mode: Mode, sizes: Strangers, found: Findings) -
     if under:
         requires("unshare")
         requires_root()
-    options = {"under": under, "nested": bool(under), "expect": EXPECTED}
+    options = {
+        "under": under,
+        "nested": bool(under),
+        "expect": EXPECTED,
+        "env": {"PROGRAM_AT_IMPORT": "1"},
+    }
     with running(DYING, *mode.arguments, **options) as server:  # type: ignore[arg-type]
         before = [server.pid, leader_of(server), *workers_of(server)]
         assert clients.ask_line(server.address, "at-import") == "7"

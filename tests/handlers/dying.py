@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import forkserve
 
-# What the target itself starts when it is imported is its own affair, and its status is right.
-AT_IMPORT = subprocess.run([sys.executable, "-ISc", "raise SystemExit(7)"], check=False).returncode
+# What a target starts when it is imported is its own affair, and its status must be right.
+PROGRAM = [sys.executable, "-ISc", "raise SystemExit(7)"]
+AT_IMPORT = "PROGRAM_AT_IMPORT" in os.environ and subprocess.run(PROGRAM, check=False).returncode
 
 
 def die(name: str) -> str:
