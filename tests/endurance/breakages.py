@@ -76,5 +76,5 @@ BREAKAGES = (
 )
 EXPECTED = (
     r"reload failed|on purpose|SyntaxError|IndentationError|no_such|RecursionError|SystemExit|"
-    r"KeyboardInterrupt|null byte|worker \d+|leader \d+"
+    r"KeyboardInterrupt|null byte|Bad file descriptor|worker \d+|leader \d+|process \d+ failed"
 )
