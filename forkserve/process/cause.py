@@ -48,17 +48,17 @@ def run_delay(pid: int) -> tuple[float, float] | None:
 
 
 class OomCounter:
-    """How many processes of our memory cgroup the kernel has killed for want of memory."""
+    """How many processes of our memory cgroup the kernel has killed for want of memory.
+
+    From when this is made, so that the first kill after counts.
+    """
 
     def __init__(self, proc: str = "/proc/self") -> None:
         self._proc = proc
-        self._count: int | None = None
+        self._count = self._read_count()
 
     def has_grown(self) -> bool:
-        """Whether one was killed since the last call; the first call only remembers.
-
-        Where the kernel does not tell: never.
-        """
+        """Whether one was killed since the last call; never, where the kernel does not tell."""
         count, before = self._read_count(), self._count
         if count is not None:
             self._count = count
