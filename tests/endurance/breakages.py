@@ -7,12 +7,13 @@ BOOT_TIMEOUT = 2
 
 @dataclass(frozen=True, slots=True)
 class Breakage:
-    """What is added to good code, and a pattern that the reason for the failure must match."""
+    """What is added to good code, or all of it; the reason given must match the pattern."""
 
     name: str
     lines: str
     reason: str
     hangs: bool = False
+    is_all: bool = False
 
     @property
     def limit(self) -> float:
