@@ -106,11 +106,17 @@ class _Lines(socketserver.StreamRequestHandler):
 
 
 class _StuckLoop(socketserver.TCPServer):
+    hang = staticmethod(hang_on_descriptor)
+
     def get_request(self) -> Any:
         request, address = super().get_request()
         if address[0] == TROUBLEMAKER:
-            hang_in_spin()
+            self.hang()
         return request, address
+
+
+class _SpinningLoop(_StuckLoop):
+    hang = staticmethod(hang_in_spin)
 
 
 class _StuckDoor(socketserver.TCPServer):
@@ -123,6 +129,11 @@ class _StuckDoor(socketserver.TCPServer):
 def stuck_loop() -> socketserver.TCPServer:
     """Hang in the accept loop for one client."""
     return _StuckLoop(("127.0.0.1", 0), _Lines)
+
+
+def spinning_loop() -> socketserver.TCPServer:
+    """Hang in the accept loop for one client, and want a processor for it."""
+    return _SpinningLoop(("127.0.0.1", 0), _Lines)
 
 
 def stuck_door() -> socketserver.TCPServer:
