@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         TargetError,
     )
     from forkserve.handler import DatagramHandler, StreamHandler
+    from forkserve.hooks import Hooks
     from forkserve.server import Server
     from forkserve.service import Service
     from forkserve.settings import Mode
@@ -31,6 +32,7 @@ _HOMES = {
     "DatagramHandler": "handler",
     "Dispatcher": "acceptor",
     "ForkserveError": "errors",
+    "Hooks": "hooks",
     "IncompleteRead": "errors",
     "ListenError": "errors",
     "MessageTooLong": "errors",
@@ -50,6 +52,7 @@ __all__ = [
     "DatagramHandler",
     "Dispatcher",
     "ForkserveError",
+    "Hooks",
     "IncompleteRead",
     "ListenError",
     "MessageTooLong",

@@ -26,12 +26,13 @@ class Hooks(NamedTuple):
                 raise BootError(f"leader_start {_name(hook)} raised {kind}: {error}") from error
 
     def start_worker(self) -> None:
-        """Call worker_start, before the worker is ready; what one raises ends the worker."""
+        """Call worker_start, before the worker is ready; raises BootError if one raises."""
         for hook in self.worker_start:
             try:
                 hook()
-            except SystemExit as error:  # else the worker would leave as if it had been asked to
-                raise RuntimeError(f"worker_start {_name(hook)} raised {error!r}") from error
+            except BaseException as error:
+                kind = type(error).__name__
+                raise BootError(f"worker_start {_name(hook)} raised {kind}: {error}") from error
 
     def stop_worker(self) -> None:
         """Call worker_stop, when the worker has served its last; never raises."""

@@ -41,7 +41,10 @@ def make_run_handler(
         lane.current = request
         record, address, began = lane.record, request.address, monotonic()
         if address.__class__ is tuple:
-            begin(memory, record, began, 0.0, address[0].encode(), address[1])
+            try:
+                begin(memory, record, began, 0.0, address[0].encode(), address[1])
+            except Exception:  # a server object may call anything an address
+                begin(memory, record, began, 0.0, b"", 0)
         else:
             begin(memory, record, began, 0.0, b"", 0)
         try:

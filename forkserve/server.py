@@ -354,6 +354,7 @@ class Server:
             limit=limit,
             is_shared=workers > 1 or settings.mode is Mode.PROCESS,
             connection_timeout=settings.connection_timeout,
+            liveness_timeout=settings.liveness_timeout,
             hooks=self._hooks,
             access_log=settings.access_log,
             make_dispatcher=self._make_dispatcher,

@@ -5,6 +5,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from forkserve.acceptor import Dispatcher
+from forkserve.alarm import Alarm
 from forkserve.binding import AnyListener
 from forkserve.door import Attendance, Door
 from forkserve.handler import Serve
@@ -35,6 +36,7 @@ class Service:
         limit: int,
         is_shared: bool,
         connection_timeout: float = 0.0,
+        liveness_timeout: float = 0.0,
         hooks: Hooks = Hooks(),  # noqa: B008
         access_log: bool = False,
         make_dispatcher: "MakeDispatcher | None" = None,
@@ -44,7 +46,10 @@ class Service:
         self.limit = limit
         self.is_shared = is_shared  # whether other processes wait on the same listeners
         self.connection_timeout = connection_timeout  # seconds, 0 for none
+        self.liveness_timeout = liveness_timeout
         self.hooks = hooks
+        self.alarm = Alarm()
+        self.say_ready: Callable[[], None] = _say_nothing  # called once by who begins to serve
         self.child_died = False
         self.lanes: list[Inline] = []
         self.wait: Wait
@@ -175,3 +180,7 @@ class Service:
         for lane in tuple(self.lanes):
             if lane.current is request:
                 self.slot.seconds[(lane.record >> 3) + EXTENDED] = monotonic() + seconds
+
+
+def _say_nothing() -> None:
+    pass

@@ -179,19 +179,19 @@ def giving_kept(kept: Sequence[AnyListener]) -> Iterator[None]:
     construct = socketserver.TCPServer.__init__
 
     def construct_at_kept(
-        self: Any, server_address: Any, handler: Any, bind_and_activate: bool = True
+        self: Any, server_address: Any, RequestHandlerClass: Any, bind_and_activate: bool = True
     ) -> None:
         listener = _match(self, server_address, left) if bind_and_activate else None
         if listener is None:
-            construct(self, server_address, handler, bind_and_activate)
+            construct(self, server_address, RequestHandlerClass, bind_and_activate)
             return
         left.remove(listener)
-        construct(self, server_address, handler, bind_and_activate=False)
+        construct(self, server_address, RequestHandlerClass, bind_and_activate=False)
         self.socket.close()
         move(self, listener)
         self.forkserve_kept = listener
 
-    socketserver.TCPServer.__init__ = construct_at_kept  # type: ignore[assignment,method-assign]
+    socketserver.TCPServer.__init__ = construct_at_kept  # type: ignore[method-assign]
     try:
         yield
     finally:

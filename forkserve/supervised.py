@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from forkserve import signals
-from forkserve.address import parse_address
+from forkserve.address import Address, parse_address
 from forkserve.admission import count_lanes
 from forkserve.adopt import with_second_chance
 from forkserve.binding import (
@@ -15,9 +15,10 @@ from forkserve.binding import (
     refuse_twins,
     warn_of_short_queue,
 )
+from forkserve.endpoint import LISTENER_DIED, ListenerDied
 from forkserve.errors import BootError, ForkserveError, TargetError
 from forkserve.hooks import Hooks
-from forkserve.log import write_line
+from forkserve.log import log, write_line
 from forkserve.process.fork import leave_threads
 from forkserve.process.home import Superior
 from forkserve.process.supervisor import Bounds, Supervisor
@@ -50,10 +51,9 @@ def supervise(target: str, settings: Settings) -> None:
     mask = signals.block()  # for good: what comes when this has ended is for a process in ruins
     listeners: list[AnyListener] = []
     try:
-        if addresses:
-            listeners = open_patiently(lambda: open_listeners(addresses), settings.bind_retries)
-            warn_of_short_queue(listeners)
-        Supervisor(listeners, partial(_lead, target, settings), bounds).run(
+        listeners = _open(settings, addresses, mask)
+        folders = find_folders(target) if settings.reload else ()
+        Supervisor(listeners, partial(_lead, target, settings), bounds, folders).run(
             mask,
             partial(_announce, settings.ready_fd),
             private=[] if settings.ready_fd is None else [settings.ready_fd],
@@ -61,6 +61,27 @@ def supervise(target: str, settings: Settings) -> None:
     finally:
         for listener in listeners:
             listener.close()
+
+
+def find_folders(target: str) -> tuple[str, ...]:
+    """Return where the code of a target may be: the current folder, and the one of its file."""
+    place = target.rpartition(":")[0]
+    folders = [os.getcwd()]
+    if place.endswith(".py") or "/" in place:
+        folders.append(os.path.dirname(os.path.abspath(place)))
+    return tuple(dict.fromkeys(folders))
+
+
+def _open(
+    settings: Settings, addresses: Sequence[Address], mask: signals.Mask
+) -> list[AnyListener]:
+    try:
+        listeners = open_patiently(lambda: open_listeners(addresses), settings.bind_retries)
+    except ForkserveError:
+        signals.restore(mask)  # a TERM that came meanwhile ends us here, as one asks
+        raise
+    warn_of_short_queue(listeners)
+    return listeners
 
 
 def _announce(ready_fd: int | None, listeners: Sequence[AnyListener]) -> None:
@@ -75,6 +96,9 @@ def _lead(target: str, settings: Settings, superior: Superior) -> int:
     signals.write_stacks_when_asked()
     try:
         make_server(target, settings, superior.kept).run_under(superior)
+    except ListenerDied as error:  # our supervisor may revive what we cannot
+        log.error("%s", error)
+        return LISTENER_DIED
     except ForkserveError as error:
         write_traceback(error)
         superior.say_failed(error)

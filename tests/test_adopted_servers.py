@@ -85,7 +85,7 @@ def ask_from(host: str, address: str, line: str) -> bytes:
 
 def workers_of(server: Server) -> list[int]:
     """Return the processes that the supervisor started itself."""
-    return [one.pid for one in server.processes() if one.parent == server.pid]
+    return [one.pid for one in server.processes() if one.parent == server.leader]
 
 
 # -- every kind of object

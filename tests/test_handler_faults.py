@@ -88,7 +88,7 @@ def test_strays_of_a_dead_worker(mode: Mode) -> None:
     ):
         doomed = int(clients.command(client, mode.worker))
         os.kill(doomed, signal.SIGKILL)
-        server.wait_for_line("in place of one that died")
+        server.wait_for_line("is ready")
         assert server.stop(signal.SIGTERM) == 0
 
 
@@ -115,7 +115,7 @@ def test_uncollected_children_end_with_their_process(mode: Mode) -> None:
             assert [one and one.state for one in states] == ["Z"] * 3
         assert server.stop() == 0
         for child in children:
-            os.waitpid(child, 0)
+            assert processes.wait_until_gone(child, 0.0)
 
 
 # -- a handler that changes the state of its process (F48)

@@ -73,7 +73,7 @@ def test_orderly_stop_leaves_an_empty_folder(mode: Mode, path: Path) -> None:
 def test_stale_socket_is_replaced(path: Path) -> None:
     """The next server replaces a killed one's socket, and the path is never missing (F107)."""
     with running(ECHO, address=f"unix://{path}", status=None) as first:
-        first.kill()
+        first.kill_all_parents()
     stale = identity(path)
     with watched(path.exists) as seen, running(ECHO, address=f"unix://{path}") as second:
         assert clients.ask(second.address, b"hello") == b"hello"
@@ -190,7 +190,7 @@ def test_longest_path(tmp_path: Path) -> None:
     for _ in range(2):
         with running(ECHO, address=f"unix://{path}", status=None) as server:
             assert clients.ask(server.address, b"hello") == b"hello"
-            server.kill()
+            server.kill_all_parents()
     path.unlink()
 
 
@@ -225,7 +225,7 @@ def test_mode_is_right_in_every_replacement(path: Path) -> None:
     with watched(lambda: mode_of(path)) as seen:
         for _ in range(50):
             with running(ECHO, address=f"unix://{path}?mode=0600", status=None) as server:
-                server.kill()
+                server.kill_all_parents()
     assert seen <= {None, 0o600}
     path.unlink()
 

@@ -2,9 +2,11 @@
 
 import signal
 from collections.abc import Callable
+from time import monotonic
 from types import FrameType
 
 from forkserve import signals
+from forkserve.alarm import Due
 from forkserve.scoreboard import Slot
 from forkserve.service import Service
 from forkserve.strategies import Strategy
@@ -35,12 +37,12 @@ class Alone:
                 signals.write_stacks_when_asked()
                 signals.restore(mask)
                 service.hooks.start_worker()
-                on_ready()
+                service.say_ready = on_ready
                 self._strategy.serve(service)
                 service.hooks.stop_worker()
         finally:
             signals.block()
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            service.alarm.clear()
             service.close()
 
     def _on_end(self, number: int, frame: FrameType | None) -> None:
@@ -49,11 +51,11 @@ class Alone:
             stop.hurry()
         else:
             stop.request()
-            signal.setitimer(signal.ITIMER_REAL, max(0.001, self._drain_timeout))
+            self._service.alarm.set(Due.DRAIN_TIMEOUT, monotonic() + self._drain_timeout)
         self._service.interrupt_as_asked()  # the handler may sit in recv in this very thread
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
-        if self._service.stop.is_set:
+        if Due.DRAIN_TIMEOUT in self._service.alarm.take_due(monotonic()):
             self._service.stop.hurry()
         self._service.interrupt_as_asked()
 

@@ -29,7 +29,7 @@ from forkserve.process.policy import (
     next_spawn,
 )
 from forkserve.process.reaper import collect, collect_stops, wait_for
-from forkserve.process.worker import Ties, Worker
+from forkserve.process.worker import READY, Ties, Worker
 from forkserve.scoreboard import Scoreboard, Slot
 from forkserve.service import Service
 from forkserve.strategies import Strategy
@@ -148,15 +148,20 @@ class Leader:
 
     def _sleep(self, plan: Plan) -> None:
         """Wait for what comes, or until it is time to decide or to look again."""
-        if self._overseer.wake_at is not None:
-            plan.wake_by(self._overseer.wake_at)
-        if not self._overseer.may_sleep(self._board, self._slots.values()):
-            plan.wake_by(0.0)
+        overseer = self._overseer
+        if overseer.wants_nap():
+            overseer.begin_nap(self._board)
+            if self._oversee():
+                return
+        if overseer.wake_at is not None:
+            plan.wake_by(overseer.wake_at)
         self._inbox.wait_until(plan.wake_at)
-        self._overseer.wake_up(self._board)
+        overseer.end_nap(self._board)
 
     def _view(self) -> LeaderView:
         taken = {worker.slot for worker in self._workers.values() if not worker.is_outdated}
+        places = [worker.slot for worker in self._workers.values()]
+        taken |= {place for place in places if places.count(place) > 1}  # one has to leave first
         return LeaderView(
             phase=self._phase,
             workers=tuple(self._workers.values()),
@@ -189,7 +194,8 @@ class Leader:
         """Look for those who hang, and see to it; whether there were any."""
         watched = (Phase.SERVING, Phase.STOPPING)
         alive = {p: self._slots[p] for p, w in self._workers.items() if w.phase in watched}
-        verdicts = self._overseer.look(alive, monotonic())
+        leaving = {pid for pid in alive if self._workers[pid].phase is Phase.STOPPING}
+        verdicts = self._overseer.look(alive, leaving, monotonic())
         for verdict in verdicts:
             self._carry_out(verdict)
         return bool(verdicts)
@@ -348,13 +354,15 @@ class Leader:
         """Read the pipe of a worker that boots: it has a byte, or has ended with the worker."""
         pipe = self._ready_pipes.pop(pid)
         try:
-            is_ready = bool(os.read(pipe, 1))
+            said = os.read(pipe, 4096)
         except BlockingIOError:
-            is_ready = False  # it has ended, and something that it left behind has not
+            said = b""  # it has ended, and something that it left behind has not
         self._inbox.wait.forget(pipe)
         os.close(pipe)
         worker = self._workers.get(pid)
-        if not is_ready or worker is None or worker.phase is not Phase.BOOTING:
+        if said and said != READY:
+            self._reasons[pid] = said.decode(errors="replace")
+        if said != READY or worker is None or worker.phase is not Phase.BOOTING:
             return
         self._workers[pid] = worker._replace(phase=Phase.SERVING, was_ready=True)
         self._failures[worker.slot] = 0
@@ -380,6 +388,9 @@ class Leader:
             self._hear_ready(pid)
         worker = self._workers.pop(pid)
         how = self._describe_end(pid, code, self._slots.pop(pid))
+        reason = self._reasons.pop(pid, "")
+        if reason:
+            how += f" ({reason})"
         group = self._groups.pop(pid)
         if self._phase.is_ending():
             group.signal(signal.SIGKILL)
@@ -408,7 +419,7 @@ class Leader:
         how = describe(code)
         if code == -signal.SIGKILL:
             if pid in self._reasons:
-                how += f" by us ({self._reasons.pop(pid)})"
+                how += " by us"
             elif self._oom.has_grown():
                 how += " (out of memory: the cgroup's limit)"
         held = [f"{h.peer} for {monotonic() - h.began:.1f} s" for h in slot.held()]

@@ -24,6 +24,7 @@ from forkserve.process.phase import Phase
 from forkserve.process.policy import FORK_RETRY, ChildView, Plan, back_off
 from forkserve.process.reaper import collect_all, is_our_child, wait_for
 from forkserve.process.title import show
+from forkserve.process.watcher import Watcher
 from forkserve.scoreboard import Scoreboard
 
 KILL_AFTER = 2.0  # from the hurry: a leader needs a second of them for its workers
@@ -82,10 +83,13 @@ class Supervisor:
         listeners: Sequence[AnyListener],
         lead: Callable[[Superior], int],
         bounds: Bounds,
+        watched_folders: Sequence[str] = (),
     ) -> None:
         self._listeners = listeners
         self._lead = lead
         self._bounds = bounds
+        self._watched_folders = watched_folders
+        self._watcher: Watcher | None = None
         self._phase = Phase.BOOTING
         self._generations: dict[int, Generation] = {}  # by the leader's process id
         self._orphans: dict[int, ChildView] = {}
@@ -123,6 +127,8 @@ class Supervisor:
         self._inbox = Inbox()
         try:
             with self._inbox.opened(mask, (*signals.ENDING, *signals.REQUESTS)):
+                if self._watched_folders:
+                    self._watcher = Watcher(self._watched_folders, self._inbox.close)
                 while not self._step():
                     pass
         finally:
@@ -138,6 +144,8 @@ class Supervisor:
             generation.channel.close()
         for listener in self._home:
             listener.close()
+        if self._watcher is not None:
+            self._watcher.end()
         self._inbox.close()
 
     # -- one turn: see what happened, decide, act, wait
@@ -209,7 +217,7 @@ class Supervisor:
         if self._phase is Phase.BOOTING:
             log.warning("SIGHUP: the first generation is not ready yet; nothing to load again")
         elif not self._phase.is_ending():
-            self._is_reload_wanted = True
+            self._is_reload_wanted, self._spawn_at = True, 0.0
             if any(one.phase is Phase.BOOTING for one in self._generations.values()):
                 log.info("SIGHUP: another reload is under way; this one follows it")
 
@@ -268,6 +276,8 @@ class Supervisor:
         generation.channel.close()
         for other in self._generations.values():
             other.channel.close()
+        if self._watcher is not None:
+            self._watcher.forget()
         if self._phase is Phase.BOOTING:
             for descriptor in self._private:
                 os.close(descriptor)
@@ -351,7 +361,11 @@ class Supervisor:
             return
         generation = self._generations.get(pid)
         if generation is None:
-            return  # a stranger that was left to us
+            if self._watcher is not None and self._watcher.pid == pid:
+                log.error("the watcher of changed files %s: no reloads by it", describe(code))
+                self._watcher.forget()
+                self._watcher = None
+            return  # else a stranger that was left to us
         self._hear(generation)
         self._ignore(generation)
         del self._generations[pid]
@@ -359,7 +373,7 @@ class Supervisor:
         self._adopt_workers(generation)
         if self._phase.is_ending():
             log.debug("leader %d %s", pid, describe(code))
-        elif generation.phase is Phase.BOOTING or generation.failure is not None:
+        elif not generation.ready_at:
             self._give_up_boot(generation, code)
         elif generation.phase is Phase.SERVING:
             self._replace(generation, code)
@@ -370,7 +384,8 @@ class Supervisor:
         """Take over the workers of a leader that has died before them."""
         for worker in generation.board.workers:
             if worker.pid and is_our_child(worker.pid):
-                self._orphans[worker.pid] = ChildView(worker.pid, Phase.SERVING, 0.0)
+                phase = Phase.STOPPING if self._phase.is_ending() else Phase.SERVING
+                self._orphans[worker.pid] = ChildView(worker.pid, phase, generation.due)
 
     def _give_up_boot(self, generation: Generation, code: int) -> None:
         generation.home.forget_new()
@@ -399,12 +414,15 @@ class Supervisor:
         has_lived = now - generation.ready_at > LIVED_LONG
         self._spawn_at = now if has_lived else self._replaced_at + REPLACEMENT_PAUSE
         self._replaced_at, self._failures = max(now, self._spawn_at), 0
-        log.error(
-            "leader %d (generation %d) %s; starting generation %d from the code on disk",
+        is_booting = any(one.phase is Phase.BOOTING for one in self._generations.values())
+        say = log.warning if code == LISTENER_DIED else log.error
+        say(
+            "leader %d (generation %d) %s; %s generation %d from the code on disk",
             generation.pid,
             generation.number,
-            describe(code),
-            self._last_number + 1,
+            "left to have a listener revived" if code == LISTENER_DIED else describe(code),
+            "already starting" if is_booting else "starting",
+            self._last_number + (not is_booting),
         )
 
     def _revive_listeners(self) -> bool:

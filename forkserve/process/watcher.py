@@ -4,7 +4,13 @@ import contextlib
 import importlib
 import os
 import select
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from forkserve import signals
+from forkserve.process.fork import fork
+from forkserve.process.reaper import wait_for
+from forkserve.process.title import show
 
 PERIOD = 0.25  # seconds between two looks
 TOLD_PERIOD = 1.0  # where the kernel tells of changes: for what it does not tell, say over NFS
@@ -131,3 +137,34 @@ def _is_over(lifeline: int, timeout: float) -> bool:
     poll = select.poll()
     poll.register(lifeline, select.POLLIN)
     return bool(poll.poll(timeout * 1000))
+
+
+class Watcher:
+    """A process that watches these folders for its parent, and sends it HUP for each change."""
+
+    def __init__(self, folders: Sequence[str], give_back: Callable[[], None]) -> None:
+        seen = find(folders)  # before anything of it is imported
+        self._lifeline, self._lifeline_end = os.pipe2(os.O_CLOEXEC)
+        parent = os.getpid()
+
+        def prepare() -> None:
+            os.close(self._lifeline_end)
+            give_back()
+            signals.take_over_at_boot()
+
+        def live() -> int:
+            show("fs-watcher", "forkserve: watcher of changed files")
+            watch(folders, lambda: os.kill(parent, signal.SIGHUP), self._lifeline, seen)
+            return 0
+
+        self.pid = fork(live, prepare)
+        os.close(self._lifeline)
+
+    def end(self) -> None:
+        """Have it end, and wait until it has; it may take half a second."""
+        self.forget()
+        wait_for(self.pid)
+
+    def forget(self) -> None:
+        """Give back what is ours: in a child that has no use for it, or when it has died."""
+        os.close(self._lifeline_end)

@@ -2,17 +2,23 @@
 
 import os
 import signal
+from time import monotonic
 from types import FrameType
 from typing import NamedTuple
 
 from forkserve import signals
+from forkserve.alarm import Due
 from forkserve.endpoint import LISTENER_DIED, ListenerDied
+from forkserve.errors import BootError
 from forkserve.log import log
 from forkserve.process import libc
 from forkserve.process.title import show
 from forkserve.scoreboard import Slot
 from forkserve.service import Service
 from forkserve.strategies import Strategy
+
+READY = b"\0"
+REASON_SIZE = 1000
 
 
 class Ties(NamedTuple):
@@ -61,19 +67,27 @@ class Worker:
         """Serve, and return the exit status."""
         os.setpgid(0, 0)  # so that the leader reaches what we leave behind if we are killed
         show("fs-worker", "forkserve: worker")
-        hooks = self._service.hooks
-        hooks.start_worker()
         libc.die_with_parent(self._ties.leader, signal.SIGHUP)
-        os.write(self._ties.ready, b"r")
-        os.close(self._ties.ready)
+        service = self._service
+        service.say_ready = self._say_ready
         try:
-            self._strategy.serve(self._service)
+            service.hooks.start_worker()
+        except BootError as error:
+            log.error("%s", error, traceback=error.__cause__)
+            os.write(self._ties.ready, str(error).encode(errors="replace")[:REASON_SIZE])
+            return 1
+        try:
+            self._strategy.serve(service)
         except ListenerDied as error:
             log.error("%s", error)
             return LISTENER_DIED
         finally:
-            hooks.stop_worker()
+            service.hooks.stop_worker()
         return 0
+
+    def _say_ready(self) -> None:
+        os.write(self._ties.ready, READY)
+        os.close(self._ties.ready)
 
     # -- handlers set flags; the wakeup descriptor ends the wait
 
@@ -87,16 +101,17 @@ class Worker:
         self._service.child_died = True
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
-        if self._is_orphaned:  # the next alarm is the end
-            signals.install({signal.SIGALRM: signal.SIG_DFL})
-            self._service.stop.hurry()
-            self._service.interrupt_as_asked()
+        for what in self._service.alarm.take_due(monotonic()):
+            if what is Due.DRAIN_TIMEOUT:
+                self._service.alarm.make_final(1.0)
+                self._service.stop.hurry()
+        self._service.interrupt_as_asked()
 
     def _on_orphaned(self, number: int, frame: FrameType | None) -> None:
         """Nobody may be left to hurry us: do it ourselves."""
         self._is_orphaned = os.getppid() != self._ties.leader
         if self._is_orphaned:
-            signal.setitimer(signal.ITIMER_REAL, max(self._ties.drain_timeout, 0.001), 1.0)
+            self._service.alarm.set(Due.DRAIN_TIMEOUT, monotonic() + self._ties.drain_timeout)
             self._service.stop.retire()
             self._service.interrupt_as_asked()
 

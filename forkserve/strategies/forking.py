@@ -8,6 +8,7 @@ from time import monotonic
 
 from forkserve import signals
 from forkserve.acceptor import accept_loop
+from forkserve.alarm import Due
 from forkserve.connection import close_quietly
 from forkserve.datagram import Request
 from forkserve.endpoint import LISTENER_DIED, ListenerDied
@@ -16,7 +17,7 @@ from forkserve.log import log
 from forkserve.process.cause import describe, describe_stuck
 from forkserve.process.fork import fork
 from forkserve.process.hang import Act, Kind, Sight, Timeouts, Watch
-from forkserve.process.reaper import collect
+from forkserve.process.reaper import collect, collect_stops
 from forkserve.service import Service
 from forkserve.wakeup import Wakeup
 
@@ -64,12 +65,15 @@ class Children:
             self._lifeline,
             self._lifeline_end,
         ]
-        self._watch = Watch(Timeouts(connection=service.connection_timeout), Kind.INLINE)
+        timeouts = Timeouts(service.connection_timeout, service.liveness_timeout)
+        self._watch = Watch(timeouts, Kind.INLINE)
+        self._stopped_since: dict[int, float] = {}
         self._alarm_at: float | None = None
         service.attend = self._attend
 
     def run(self) -> None:
         """Serve until stopped, then see every child out."""
+        self._service.say_ready()
         self._attend()
         accept_loop(self._door, self.dispatch)
         self._door.close()
@@ -119,7 +123,7 @@ class Children:
         """Whatever woke us: collect the dead, fork ahead, pass on a stop."""
         self._collect()
         if self._alarm_at is not None and monotonic() >= self._alarm_at:
-            self._cut_overdue(monotonic())
+            self._oversee(monotonic())
         stop = self._service.stop
         if stop.is_set:
             self._forward_stop()
@@ -135,13 +139,23 @@ class Children:
         self._service.child_died = False
         for pid, code in collect(self._pids):
             slot = self._pids.pop(pid)
+            self._stopped_since.pop(pid, None)
             self._slots[slot] = BUSY
             self._free.append(slot)
             if code == LISTENER_DIED:
                 self._look_at_listeners()
             elif code:
                 self._say_death(pid, code, slot)
+        self._note_stops()
         self._count()
+
+    def _note_stops(self) -> None:
+        """See who was stopped by SIGSTOP, and who goes on."""
+        for pid, is_stopped in collect_stops(self._pids):
+            self._stopped_since.pop(pid, None)
+            if is_stopped and self._service.liveness_timeout:
+                self._stopped_since[pid] = monotonic()
+                self._oversee(monotonic())
 
     def _say_death(self, pid: int, code: int, slot: int) -> None:
         held, whom = self._service.slot.held_in(slot), ""
@@ -155,13 +169,18 @@ class Children:
         """Be woken then, wherever we wait."""
         self._alarm_at = moment
         self._watch.expect(moment)
-        signal.setitimer(signal.ITIMER_REAL, max(0.001, moment - monotonic()))
+        self._service.alarm.set(Due.OVERDUE_CHILDREN, moment)
 
-    def _cut_overdue(self, now: float) -> None:
+    def _oversee(self, now: float) -> None:
         """Take those that have lasted too long down the ladder: interrupt, show, kill."""
         held = {one.lane: one for one in self._service.slot.held()}
         sights = [
-            Sight(pid, (held[slot],) if slot in held else ()) for pid, slot in self._pids.items()
+            Sight(
+                pid,
+                (held[slot],) if slot in held else (),
+                stopped_since=self._stopped_since.get(pid, 0.0),
+            )
+            for pid, slot in self._pids.items()
         ]
         for verdict in self._watch.look(sights, now):
             log.warning("connection process %d: %s", verdict.pid, verdict.reason)
@@ -169,8 +188,10 @@ class Children:
                 log.warning("connection process %d is %s", verdict.pid, describe_stuck(verdict.pid))
             os.kill(verdict.pid, _SIGNALS[verdict.act])
         self._alarm_at = None
-        if self._pids:
-            self._set_alarm(self._watch.wake_at or now + self._service.connection_timeout)
+        if self._watch.wake_at is not None:
+            self._set_alarm(self._watch.wake_at)
+        elif self._pids and self._service.connection_timeout:
+            self._set_alarm(now + self._service.connection_timeout)
 
     def _look_at_listeners(self) -> None:
         """Leave if a child has found one dead, and it is: the leader can revive it."""

@@ -10,6 +10,7 @@ class Iterative:
     def serve(self, service: Service) -> None:
         """Serve until stopped; blocks."""
         door = service.make_door()
+        service.say_ready()
         dispatcher = service.make_dispatcher(door.linger)
         accept_loop(door, dispatcher.dispatch)
         door.close()

@@ -124,6 +124,7 @@ class Lanes:
     def run(self) -> None:
         """Start the first lanes, add to them as needed, and see the last one out."""
         self._add(min(FIRST_LANES, self._most))
+        self._service.say_ready()
         stop = self._service.stop
         while self._service.lanes or not stop.is_set:
             self._wait(self._timeout())

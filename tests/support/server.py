@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIGKILL, SIGSTOP, SIGTERM
 from typing import Any
 
 from tests.support import processes
@@ -145,8 +145,14 @@ class Server:
         return processes.tree(self.pid)
 
     def family(self) -> list[Process]:
-        """Return its processes but the supervisor."""
-        return self.processes()[1:]
+        """Return its processes but the supervisor and its leaders: those that serve."""
+        return [process for process in self.processes()[1:] if process.name != "fs-leader"]
+
+    @property
+    def leader(self) -> int:
+        """Return the parent of the workers."""
+        leaders = [one.pid for one in self.processes() if one.name == "fs-leader"]
+        return leaders[-1] if leaders else self.pid
 
     def is_running(self) -> bool:
         """Tell whether the command has not ended yet."""
@@ -174,9 +180,20 @@ class Server:
 
     def kill(self) -> None:
         """Kill the supervisor and nobody else."""
+        self._kill([self.pid])
+
+    def kill_all_parents(self) -> None:
+        """Kill the supervisor and the leader at once, so that nobody cleans up."""
+        pids = [self.leader, self.pid]
+        for pid in pids:
+            os.kill(pid, SIGSTOP)
+        self._kill(pids)
+
+    def _kill(self, pids: Sequence[int]) -> None:
         self.ended_by_force = True
-        self.orphans = {process.pid for process in self.family()}
-        os.kill(self.pid, SIGKILL)
+        self.orphans = {process.pid for process in self.processes()[1:]}
+        for pid in pids:
+            os.kill(pid, SIGKILL)
         self.wait()
 
     def destroy(self) -> None:
