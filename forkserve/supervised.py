@@ -1,6 +1,7 @@
 """Serve a target under a supervisor, which is what the command does."""
 
 import contextlib
+import os
 from collections.abc import Sequence
 from functools import partial
 
