@@ -245,16 +245,35 @@ class Ordeal:
 
 
 def suspend(who: str, mode: Mode, sizes: Ordeal, found: Findings) -> None:
-    """Suspend those who judge, or everybody, and hold them to kill nobody when they wake up."""
-    with running(HANGING, *mode.arguments, *LIVENESS) as server, innocent(server, found) as load:
+    """Suspend those who judge, or everybody, and hold them to cut nobody when they wake up."""
+    flags = (*LIVENESS, "--connection-timeout", "2")
+    with (
+        running(HANGING, *mode.arguments, *flags) as server,
+        innocent(server, found) as load,
+    ):
         for _ in range(sizes.count):
-            judges = [server.pid, leader_of(server)]
-            everybody = [one.pid for one in server.processes()]
-            with frozen(everybody if who == "everybody" else judges):
-                pause(sizes.seconds)
+            with ExitStack() as suspended:
+                if who == "everybody":
+                    suspended.enter_context(waiting(server, sizes.seconds + 1, found))
+                    judges = server.processes()
+                else:
+                    judges = server.processes()[:2]
+                with frozen([one.pid for one in judges]):
+                    pause(sizes.seconds)
             load.wait_for_more(20)
             pause(TIMEOUT)
             found.count("suspensions", 1)
+
+
+@contextlib.contextmanager
+def waiting(server: Server, seconds: float, found: Findings) -> Iterator[None]:
+    """Hold a connection to be answered whose handler takes so long, beginning with the block."""
+    with clients.connect(server.address, 30) as client:
+        clients.command(client, "pid")
+        client.sendall(f"wait {seconds:g}\n".encode())
+        pause(0.2)
+        yield
+        found.promise(clients.read_line(client) != b"", "what was suspended was cut")
 
 
 def starve_of_cpu(mode: Mode, sizes: Ordeal, found: Findings) -> None:
@@ -328,6 +347,7 @@ def innocent(server: Server, found: Findings) -> Iterator[Load]:
     found.promise_no_failure(load)
     after = [server.pid, leader_of(server), *workers_of(server)]
     found.promise(before == after, f"{before} became {after}")
+    found.promise("timeout" not in server.stderr_so_far(), server.stderr_so_far())
     found.count("false kills", len(set(before) - set(after)))
 
 
