@@ -95,12 +95,14 @@ class Site:
 
     def leaders(self) -> set[int]:
         """Return the processes that lead a generation."""
-        return {one.pid for one in self.server.family() if one.parent == self.server.pid}
+        return self._children_of({self.server.pid})
 
     def workers(self) -> set[int]:
         """Return the processes that accept connections."""
-        family, leaders = self.server.family(), self.leaders()
-        return {one.pid for one in family if one.parent in leaders}
+        return self._children_of(self.leaders())
+
+    def _children_of(self, parents: set[int]) -> set[int]:
+        return {one.pid for one in self.server.processes() if one.parent in parents}
 
     def wait_for_one_generation(self, workers: int, timeout: float = 30.0) -> None:
         """Wait until there is one leader, with so many workers."""
@@ -118,7 +120,9 @@ def serving(
         code.target, *mode.arguments, *flags, address=addresses, expect=expect, cwd=folder
     ) as server:
         server.wait_until_ready(1)
-        yield Site(server, folder, code)
+        site = Site(server, folder, code)
+        assert site.workers(), "no worker is seen, so nothing could be said of them"
+        yield site
 
 
 @contextmanager
