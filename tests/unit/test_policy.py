@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from forkserve.process.phase import Phase
 from forkserve.process.policy import (
@@ -289,7 +289,13 @@ class LeadersLife(RuleBasedStateMachine):
         self.can_fork = True
         self.wake_at: float | None = None
         self.is_over = False
+
+    @initialize(is_up=st.sampled_from([False, True, True, True]))
+    def it_begins(self, is_up: bool) -> None:
+        """Begin at the beginning, or more often when all are ready: a boot ends at once."""
         self.act()
+        if is_up:
+            self.all_workers_are_ready()
 
     def view(self) -> LeaderView:
         """Return what the leader sees: a slot whose worker is outdated is empty."""
