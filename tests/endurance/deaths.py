@@ -394,10 +394,18 @@ def own_group(pids: Sequence[int]) -> Iterator[Path]:
         yield group
     finally:
         Path(group, "pids.max").write_text("max")
-        for left in Path(group, "cgroup.procs").read_text().split():
-            with contextlib.suppress(OSError):
-                Path(group.parent, "cgroup.procs").write_text(left)
+        eventually(partial(is_dissolved, group))
+
+
+def is_dissolved(group: Path) -> bool:
+    """Send the processes of a control group back where they were, and tell whether all went."""
+    try:
+        for pid in Path(group, "cgroup.procs").read_text().split():
+            Path(group.parent, "cgroup.procs").write_text(pid)
         group.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def _refused(group: Path) -> int:

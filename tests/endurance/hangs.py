@@ -19,6 +19,7 @@ from tests.endurance.deaths import (
     PLAIN,
     STRONG,
     expect_words,
+    is_dissolved,
     leader_of,
     workers_of,
 )
@@ -32,6 +33,7 @@ from tests.support.server import Server, handler, running
 from tests.support.waiting import Stopwatch, becomes, eventually, pause
 
 HANGING = handler("hanging.py:Stream")
+SLOW = handler("hanging.py:slow_loop")
 EXPECT = f"{EXPECTED}|timeout"
 TIMEOUT = 1.0
 LIVENESS = ("--liveness-timeout", f"{TIMEOUT:g}")
@@ -277,9 +279,9 @@ def waiting(server: Server, seconds: float, found: Findings) -> Iterator[None]:
 
 
 def starve_of_cpu(mode: Mode, sizes: Ordeal, found: Findings) -> None:
-    """Let a server have a twentieth of a processor, and hold it to kill nobody."""
+    """Let a server that computes have next to no processor, and hold it to kill nobody."""
     requires_root()
-    with running(HANGING, *mode.arguments, *LIVENESS) as server, innocent(server, found) as load:
+    with running(SLOW, *mode.arguments, *LIVENESS) as server, innocent(server, found) as load:
         with slow_group([one.pid for one in server.processes()]):
             for _ in range(sizes.count):
                 pause(sizes.seconds)
@@ -318,12 +320,12 @@ def spinning(server: Server) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slow_group(pids: Sequence[int]) -> Iterator[None]:
-    """Let processes have 25 ms of a processor in each half second, all together."""
+    """Let processes have 50 ms of a processor in each second, all together."""
     group = Path(f"/sys/fs/cgroup/cpu/forkserve-{os.getpid()}")
     try:
         group.mkdir()
-        Path(group, "cpu.cfs_period_us").write_text("500000")
-        Path(group, "cpu.cfs_quota_us").write_text("25000")
+        Path(group, "cpu.cfs_period_us").write_text("1000000")
+        Path(group, "cpu.cfs_quota_us").write_text("50000")
     except OSError:
         missing("a control group for processors")
     try:
@@ -332,10 +334,7 @@ def slow_group(pids: Sequence[int]) -> Iterator[None]:
         yield
     finally:
         Path(group, "cpu.cfs_quota_us").write_text("-1")
-        for left in Path(group, "cgroup.procs").read_text().split():
-            with contextlib.suppress(OSError):
-                Path(group.parent, "cgroup.procs").write_text(left)
-        group.rmdir()
+        eventually(partial(is_dissolved, group))
 
 
 @contextlib.contextmanager

@@ -119,6 +119,14 @@ class _SpinningLoop(_StuckLoop):
     hang = staticmethod(hang_in_spin)
 
 
+class _SlowLoop(socketserver.TCPServer):
+    def get_request(self) -> Any:
+        enough = time.process_time() + 0.03
+        while time.process_time() < enough:
+            pass
+        return super().get_request()
+
+
 class _StuckDoor(socketserver.TCPServer):
     def verify_request(self, request: Any, client_address: Any) -> bool:
         if client_address[0] == TROUBLEMAKER:
@@ -134,6 +142,11 @@ def stuck_loop() -> socketserver.TCPServer:
 def spinning_loop() -> socketserver.TCPServer:
     """Hang in the accept loop for one client, and want a processor for it."""
     return _SpinningLoop(("127.0.0.1", 0), _Lines)
+
+
+def slow_loop() -> socketserver.TCPServer:
+    """Compute a little in the accept loop, for every client."""
+    return _SlowLoop(("127.0.0.1", 0), _Lines)
 
 
 def stuck_door() -> socketserver.TCPServer:
