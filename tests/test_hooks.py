@@ -134,10 +134,7 @@ def in_a_module_and_its_file(folder: Path) -> tuple[str, str]:
     [
         in_a_package,
         in_a_file,
-        pytest.param(
-            in_a_file_of_a_common_name,
-            marks=pytest.mark.xfail(reason="loaded once more for each hook"),
-        ),
+        in_a_file_of_a_common_name,
         pytest.param(
             in_a_module_and_its_file,
             marks=pytest.mark.xfail(reason="loaded once more for each hook"),
@@ -183,8 +180,7 @@ def test_the_classs_hooks_come_before_the_flags(journal: Journal) -> None:
 
 LIBRARY = """
 import sys
-from forkserve import Server
-from forkserve.hooks import Hooks
+from forkserve import Hooks, Server
 from tests.handlers import hooked
 hooks = Hooks((hooked.leader_start,), (hooked.worker_start,), (hooked.worker_stop,))
 Server(hooked.Tell, sys.argv[-1], mode="prefork", workers=2, hooks=hooks).run()
@@ -282,8 +278,8 @@ def run_until_it_fails(*flags: str) -> tuple[int, str]:
         ("leader", "exits", "leader_start exits raised SystemExit: 0"),
         ("leader", "leaves", r"leader \d+ exited with 9 before it was ready"),
         ("leader", "hangs", r"leader \d+ was not ready after 1 s \(boot timeout\)"),
-        ("worker", "raises", r"worker \d+ exited with 1 before it was ready"),
-        ("worker", "exits", r"worker \d+ exited with 1 before it was ready"),
+        ("worker", "raises", "worker_start raises raised ValueError: no database"),
+        ("worker", "exits", "worker_start exits raised SystemExit: 0"),
         ("worker", "leaves", r"worker \d+ exited with 9 before it was ready"),
         ("worker", "hangs", r"worker \d+ was not ready after 1 s \(boot timeout\)"),
     ],
@@ -293,7 +289,7 @@ def test_a_hook_that_fails_at_the_first_start(hook: str, function: str, reason: 
     watch = Stopwatch()
     status, said = run_until_it_fails(f"--{hook}-start", f"{handler('hooked.py')}:{function}")
     assert (status, len(re.findall("^forkserve: error: ", said, re.MULTILINE))) == (3, 1)
-    assert re.search(f"^forkserve: error: {reason}$", said, re.MULTILINE), said
+    assert re.search(f"^forkserve: error: .*{reason}", said, re.MULTILINE), said
     assert watch.seconds < 10
 
 
@@ -344,7 +340,7 @@ def test_a_hook_that_fails_at_a_reload(tmp_path: Path) -> None:
     good = "from tests.handlers.echo import Stream\ndef open_pool(): pass\n"
     code.write_text(good)
     flags = ("-w", "1", "--worker-start", "app.py:open_pool")
-    expect = "no database|reload failed|process .* failed"
+    expect = "no database|reload failed"
     with running("app.py:Stream", "prefork", *flags, cwd=tmp_path, expect=expect) as server:
         before = workers_of(server)
         code.write_text(good.replace("pass", "raise ValueError('no database')"))

@@ -335,7 +335,6 @@ def test_a_handler_is_seen_at_work(address: Any, peer: str, slot: Slot, pair: Pa
     assert (slot.count_served(), lane.current) == (1, None)
 
 
-@pytest.mark.xfail(reason="what a server object makes of an address ends the worker")
 @pytest.mark.parametrize(
     "address",
     [
