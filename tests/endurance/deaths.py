@@ -280,6 +280,7 @@ def without_new_leader(
         for number in range(1, sizes.count + 1):
             server.signal(signal.SIGHUP)
             eventually(partial(_has_failed, server, number), 30)
+            pause(0.3)
         found.promise(failures() >= sizes.count, f"{failures()} forks were tried")
     expect_strength(server, mode, sizes.slack, found)
     found.promise(workers_of(server) == workers, "the old workers are not the same")

@@ -92,7 +92,7 @@ def hang(mode: Mode, way: Way, sizes: Hangs, found: Findings) -> None:
                 found.promise(clients.ends(client), "the hanging client was answered")
                 expect_in_time(watch.seconds, sizes, found)
                 peer = "{}:{}".format(*client.getsockname())
-            expect_words(server, rf"{way.reason}.*{re.escape(peer)}", 1, found)
+            expect_words(server, rf"{way.reason}[\s\S]*{re.escape(peer)}", 1, found)
             expect_words(server, way.evidence, number, found)
             assert clients.ask_line(server.address, "pid", 30)
             found.count("hangs", 1)
