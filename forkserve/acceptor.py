@@ -35,7 +35,7 @@ def _take_burst(door: Door, listener: AnyListener, dispatch: Callable[[Request],
         try:
             request = listener.accept()
         except ListenerDied:
-            if not (door.is_stopping() or listener.is_quiesced()):
+            if not (door.is_stopping() or listener.is_ending()):
                 raise
             door.drop(listener)
             return True

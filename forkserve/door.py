@@ -93,7 +93,7 @@ class Door:
             if found is None:
                 return []
             ready = self._sort(found)
-            if ready and not self.is_full:
+            if ready:  # also if the door was just filled: nobody else is woken for it
                 self._look_at_the_dead(ready)
                 self._found_at = self.taken
                 return ready
@@ -112,7 +112,7 @@ class Door:
             return
         self._fruitless = 0
         shut = [listener for listener in ready if not listener.is_listening()]
-        dead = [listener for listener in shut if not listener.is_quiesced()]
+        dead = [listener for listener in shut if not listener.is_ending()]
         if dead and self._is_dead_at_first_sight:
             raise ListenerDied(f"{dead[0]} was shut down by somebody else")
         self._is_dead_at_first_sight = bool(dead)

@@ -24,6 +24,7 @@ AT_A_LIMIT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 LISTENER_DIED = 75  # the exit status that tells a parent to look at its listeners
 _SO_ATTACH_FILTER = 26
+_BEGUN, _QUIESCED = 1, 2
 
 _SCHEMES = {
     (True, socket.SOCK_STREAM): "unix",
@@ -75,7 +76,7 @@ class Endpoint:
         self._opener = os.getpid()
         self._place = os.path.abspath(self.path) if self.path else bound.getsockname()
         self._file = identify(self._place) if self.path and is_owned else None
-        self._is_quiesced = mmap.mmap(-1, 1)  # shared with every process forked from here on
+        self._end = mmap.mmap(-1, 1)  # shared with every process forked from here on
 
     def __str__(self) -> str:
         return self._text
@@ -100,9 +101,10 @@ class Endpoint:
         Does nothing in a process that does not own the socket.
         """
         if self._is_ours() and not self.is_quiesced():
+            self._end[0] = _BEGUN  # who finds it shut from now on, finds it in order
             with contextlib.suppress(OSError):
                 self._let_nothing_in()
-            self._is_quiesced[0] = 1
+            self._end[0] = _QUIESCED
 
     def _let_nothing_in(self) -> None:
         if self.path:
@@ -127,7 +129,7 @@ class Endpoint:
 
     def share_flag(self, flag: mmap.mmap) -> None:
         """Let every process that has this flag know when the socket is quiesced."""
-        self._is_quiesced = flag
+        self._end = flag
 
     def belong_to(self, pid: int) -> None:
         """Make another process the one that opened and, if anybody does, owns the socket."""
@@ -139,11 +141,15 @@ class Endpoint:
         The other must not be used any more.
         """
         self.is_owned, self._opener = other.is_owned, other._opener
-        self._file, self._is_quiesced = other._file, other._is_quiesced
+        self._file, self._end = other._file, other._end
 
     def is_quiesced(self) -> bool:
         """Whether its owner has let the last one in; known to all who share the socket."""
-        return self._is_quiesced[0] == 1
+        return self._end[0] == _QUIESCED
+
+    def is_ending(self) -> bool:
+        """Whether its owner has begun to do so."""
+        return self._end[0] != 0
 
     def close(self) -> None:
         """Give this process's descriptor back; the owner removes the file of a Unix socket."""

@@ -50,9 +50,11 @@ class InProcess:
                 signal.SIGINT: self._on_signal,
             }
             # The main thread may be held up by a handler: another one watches the time.
-            threading.Thread(target=self._enforce, name="forkserve-drain", daemon=True).start()
+            enforcer = threading.Thread(target=self._enforce, name="forkserve-drain", daemon=True)
+            enforcer.start()
             with signals.handled(handlers, self._service.wakeup.writer):
                 self._serve()
+            enforcer.join()
         else:
             self._serve()
         self._pass_on_failure()

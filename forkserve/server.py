@@ -142,6 +142,7 @@ class Server:
             self._open_session().run(lambda: self._announce(on_ready, ready_fd))
             return
         _refuse_other_threads()
+        self._hooks.start_leader()
         mask = signals.block()  # until the leader takes them: nothing is left behind by a TERM
         listeners: list[AnyListener] = []
         try:
@@ -160,6 +161,7 @@ class Server:
         Serves at the superior's listeners, or if it has none where the handler is at home. Raises
         what run() raises.
         """
+        self._hooks.start_leader()
         mask = signals.block()
         listeners = self._listen_under(superior)
         superior.say_loaded()
@@ -183,7 +185,6 @@ class Server:
             _find_kind(settings),
         )
         service = self._make_service(listeners, bounds.workers, shutdown)
-        self._hooks.start_leader()
         _warn_of_threads()
         gc.collect()
         gc.freeze()  # the workers share what is here as long as nobody collects it
@@ -200,12 +201,14 @@ class Server:
         """
         from forkserve.process.alone import Alone
 
+        self._settings = self._settings._replace(workers=1)
+        self._hooks.start_leader()
+        self._hooks.start_worker()
         mask = signals.block()
         listeners: list[AnyListener] = []
         try:
             listeners = self._listen()
             service = self._make_service(listeners, 1, stop_process(os.getpid()))
-            self._hooks.start_leader()
             slot = self._make_board().take_slot()
             alone = Alone(service, self._strategy, slot, self._settings.drain_timeout)
             alone.run(mask, lambda: self._announce(None, ready_fd))
@@ -262,6 +265,7 @@ class Server:
             raise SettingsError("start() serves in this process: pass in_process=True, or run()")
         if self._session is not None and not self._session.has_ended():
             raise ForkserveError("this server is serving already")
+        self._settings = self._settings._replace(workers=1)
         service = self._make_service(self._listen(), 1, shutdown=self._ask_session)
         slot = self._make_board().take_slot()
         self._session = InProcess(service, self._strategy, slot, self._settings.drain_timeout)

@@ -134,7 +134,8 @@ class Service:
     def make_lane(self, close: Serve) -> Inline:
         """Return a dispatcher that serves here, known to interrupt_as_asked() until it leaves."""
         taken = {lane.number for lane in tuple(self.lanes)}
-        number = next(n for n in range(self.slot.lanes) if n not in taken)
+        last = self.slot.lanes - 1  # shared by any that are too many: it is only shown
+        number = next((n for n in range(last) if n not in taken), last)
         lane = Inline(number, self.slot.record(number))
         lane.dispatch = self.make_run_handler(close, lane)
         self.lanes.append(lane)

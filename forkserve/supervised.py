@@ -98,7 +98,7 @@ def _lead(target: str, settings: Settings, superior: Superior) -> int:
     try:
         make_server(target, settings, superior.kept).run_under(superior)
     except ListenerDied as error:  # our supervisor may revive what we cannot
-        log.error("%s", error)
+        log.debug("%s", error)
         return LISTENER_DIED
     except ForkserveError as error:
         write_traceback(error)

@@ -63,9 +63,9 @@ def _import_file(text: str, path: str, *, is_beside: bool) -> ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)  # what lies beside the file can be imported, and hides nothing
     name = file.removesuffix(".py")
-    for loaded in (name, f"forkserve_target_{name}") if is_beside else ():
-        if getattr(sys.modules.get(loaded), "__file__", "") == os.path.join(folder, file):
-            return sys.modules[loaded]
+    for loaded in tuple(sys.modules.values()) if is_beside else ():
+        if getattr(loaded, "__file__", None) == os.path.join(folder, file):
+            return loaded
     if name in sys.modules or name in sys.stdlib_module_names:
         name = f"forkserve_target_{name}"
     whole = os.path.join(folder, file)

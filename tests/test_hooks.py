@@ -135,10 +135,7 @@ def in_a_module_and_its_file(folder: Path) -> tuple[str, str]:
         in_a_package,
         in_a_file,
         in_a_file_of_a_common_name,
-        pytest.param(
-            in_a_module_and_its_file,
-            marks=pytest.mark.xfail(reason="loaded once more for each hook"),
-        ),
+        in_a_module_and_its_file,
     ],
 )
 def test_a_module_is_loaded_once(place: Any, journal: Journal, tmp_path: Path) -> None:
@@ -298,12 +295,7 @@ def test_a_hook_that_fails_at_the_first_start(hook: str, function: str, reason: 
     [
         ("leader", "raises", "ValueError: no database"),
         ("leader", "exits", "SystemExit"),
-        pytest.param(
-            "leader",
-            "hangs",
-            "in hangs",
-            marks=pytest.mark.xfail(reason="leader_start runs with signals held back"),
-        ),
+        ("leader", "hangs", "in hangs"),
         ("worker", "raises", "ValueError: no database"),
         ("worker", "exits", "SystemExit"),
         ("worker", "hangs", "in hangs"),

@@ -36,7 +36,6 @@ class Alone:
             with signals.handled(handlers, service.wakeup.writer):
                 signals.write_stacks_when_asked()
                 signals.restore(mask)
-                service.hooks.start_worker()
                 service.say_ready = on_ready
                 self._strategy.serve(service)
                 service.hooks.stop_worker()

@@ -33,8 +33,11 @@ def collect(pids: Collection[int]) -> Iterator[tuple[int, int]]:
 
 def collect_stops(pids: Collection[int]) -> Iterator[tuple[int, bool]]:
     """Yield (pid, whether it was stopped) for each of these that a signal stopped or continued."""
-    for pid in pids:
-        found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+    for pid in tuple(pids):
+        try:
+            found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+        except ChildProcessError:
+            continue  # it has ended
         if found is not None:
             yield pid, found.si_code == os.CLD_STOPPED
 

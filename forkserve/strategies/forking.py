@@ -129,7 +129,8 @@ class Children:
             self._forward_stop()
             return
         try:
-            while len(self._pids) < self._service.limit and self._count_idle() < self._spare:
+            most = self._service.limit - 1  # one place is for whoever we are just woken for
+            while len(self._pids) < most and self._count_idle() < self._spare:
                 self._fork(None)
         except OSError as error:
             self._door.pause(error)

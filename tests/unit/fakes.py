@@ -27,6 +27,12 @@ class FakeServer:
     def __init__(self) -> None:
         self.stopping = False
 
+    def extend_timeout(self, request: object, seconds: float) -> None:
+        """Have no timeout to extend."""
+
+    def be_told_to_extend(self, how: Callable[[object, float], None]) -> None:
+        """Extend nothing all the same."""
+
 
 class FakeListener(Listener):
     """Answers accept() from a script, and is readable the whole time.
@@ -65,6 +71,10 @@ class FakeListener(Listener):
         return None
 
     def is_quiesced(self) -> bool:
+        """Say what the test wants."""
+        return self.quiesced
+
+    def is_ending(self) -> bool:
         """Say what the test wants."""
         return self.quiesced
 

@@ -33,7 +33,7 @@ ROWS = (
     ("binding", "admission"),
     ("listener", "datagram", "streams", "lingering"),
     ("connection", "endpoint"),
-    ("process.generations", "process.overseer"),
+    ("process.generations", "process.overseer", "process.watcher"),
     (
         "process.cause",
         "process.channel",
@@ -45,10 +45,9 @@ ROWS = (
         "process.policy",
         "process.reaper",
         "process.title",
-        "process.watcher",
     ),
     ("process", "process.phase"),
-    ("hooks", "pulse", "settings", "target", "unix_path", "occupant"),
+    ("alarm", "hooks", "pulse", "settings", "target", "unix_path", "occupant"),
     ("address", "log", "scoreboard", "signals", "source", "stop", "wait", "wakeup"),
     ("errors",),
 )
@@ -93,6 +92,7 @@ ONLY_IN = {
         "process.leader",
         "process.libc",
         "process.supervisor",
+        "process.watcher",
         "pulse",
         "signals",
         "strategies.forking",
