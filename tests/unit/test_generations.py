@@ -721,6 +721,11 @@ class SupervisorsLife(RuleBasedStateMachine):
         assert len(serving) <= (0 if self.world.phase.is_ending() else 1)
 
     @invariant()
+    def no_orphan_stays(self) -> None:
+        """All whose leader has died were asked to leave."""
+        assert Phase.SERVING not in {orphan.phase for orphan in self.world.orphans.values()}
+
+    @invariant()
     def somebody_will_serve(self) -> None:
         """While nobody serves or boots, another generation comes when its time has come."""
         world = self.world
