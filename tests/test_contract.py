@@ -209,7 +209,7 @@ def test_nothing_accumulates(kind: Kind, mode: Mode, transport: str, serve: Serv
 
 def open_descriptors(server: Server, mode: Mode) -> dict[int, int]:
     """Return how many descriptors each lasting process has: all but a connection's own process."""
-    family = server.processes() if mode.lasting else server.processes()[:2]
+    family = server.processes() if mode.lasting else server.processes()[:3]
     return {process.pid: len(processes.descriptors(process.pid)) for process in family}
 
 

@@ -276,7 +276,6 @@ def test_queued_clients_are_served(mode: Mode, fifo: Fifo) -> None:
         assert server.wait() == 0
 
 
-@pytest.mark.xfail(reason="the scoreboard has the lanes of one of several workers")
 @pytest.mark.parametrize("threads", ["2", "4", "8"])
 def test_as_many_threads_as_the_whole_server_may_have(threads: str) -> None:
     """--max-connections is this one process's alone, however many CPUs there are."""
@@ -432,13 +431,7 @@ def test_a_hook_that_raises(hook: str, function: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(
-    "hook",
-    [
-        pytest.param("leader", marks=pytest.mark.xfail(reason="it runs with signals held back")),
-        pytest.param("worker", marks=pytest.mark.xfail(reason="it only sets a flag")),
-    ],
-)
+@pytest.mark.parametrize("hook", ["leader", "worker"])
 def test_a_hook_that_hangs(hook: str, number: signal.Signals, tmp_path: Path) -> None:
     """A start that hangs can be ended by whoever has started it."""
     code = tmp_path / "app.py"

@@ -1,5 +1,6 @@
 """A worker: one process that serves, under a leader that watches over it."""
 
+import contextlib
 import os
 import signal
 from time import monotonic
@@ -86,7 +87,8 @@ class Worker:
         return 0
 
     def _say_ready(self) -> None:
-        os.write(self._ties.ready, READY)
+        with contextlib.suppress(BrokenPipeError):  # our leader has died meanwhile
+            os.write(self._ties.ready, READY)
         os.close(self._ties.ready)
 
     # -- handlers set flags; the wakeup descriptor ends the wait
