@@ -17,7 +17,7 @@ from forkserve.datagram import Datagram, DatagramListener
 from forkserve.endpoint import ListenerDied
 from forkserve.errors import ListenError
 from forkserve.handler import DatagramHandler, serve_with
-from forkserve.run_handler import Inline, make_run_handler
+from forkserve.run_handler import Inline, make_run_datagram, make_run_handler
 from forkserve.stop import Stop
 from tests.support.requirements import requires_ipv6
 from tests.unit.fakes import take_slot
@@ -445,6 +445,33 @@ def test_whose_fault_it_is(
     run = make_run_handler(serve_with(Failing), Datagram.close, Stop(), lane, slot)
     run(taken(listener))
     assert [record.levelno for record in caplog.records] == [level]
+
+
+@pytest.mark.parametrize(
+    ("data", "errors"),
+    [
+        (b"raise", {"lost": 0, "timed_out": 0, "raised": 1}),
+        (b"answer", {"lost": 1, "timed_out": 0, "raised": 0}),
+    ],
+)
+def test_datagrams_alone_are_served_by_less(
+    data: bytes, errors: dict[str, int], listen: Open, make_client: Client, tmp_path: Path
+) -> None:
+    """Where there is nothing to close, a datagram is shown, reported and counted all the same."""
+    listener = listen(f"unixgram://{tmp_path}/s")
+    make_client(listener, name="").send(data)
+    slot = take_slot()
+    lane = Inline(0, slot.record(0))
+    seen: list[bool] = []
+
+    def serve(datagram: Datagram) -> None:
+        seen.append(lane.current is datagram and bool([*slot.held()]))
+        serve_with(Failing)(datagram)
+
+    make_run_datagram(serve, Stop(), lane, slot)(taken(listener))
+    assert seen == [True]
+    assert (lane.current, list(slot.held())) == (None, [])
+    assert (slot.count_served(), slot.count_errors()) == (1, errors)
 
 
 def test_what_a_handler_finds(pair: tuple[DatagramListener, socket.socket]) -> None:

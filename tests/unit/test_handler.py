@@ -11,6 +11,7 @@ from forkserve.connection import Connection
 from forkserve.errors import IncompleteRead
 from forkserve.handler import StreamHandler, serve_with
 from forkserve.run_handler import Inline, format_peer, make_run_handler
+from forkserve.scoreboard import Slot
 from forkserve.stop import Stop
 from tests.unit.conftest import Pair
 from tests.unit.fakes import take_slot
@@ -22,9 +23,14 @@ class Wild(BaseException):
     pass
 
 
-def run(connection: Connection, serve: Callable[[Connection], None], **options: Any) -> Stop:
+def run(
+    connection: Connection,
+    serve: Callable[[Connection], None],
+    slot: Slot | None = None,
+    **options: Any,
+) -> Stop:
     """Run a handler on a connection, closing it in the end, and return the stop."""
-    stop, slot = Stop(), take_slot()
+    stop, slot = Stop(), slot or take_slot()
     lane = Inline(0, slot.record(0))
     make_run_handler(serve, Connection.close, stop, lane, slot, **options)(connection)
     return stop
@@ -137,6 +143,42 @@ def test_a_handler_that_returns_is_not_logged(pair: Pair, caplog: pytest.LogCapt
     caplog.set_level(logging.DEBUG)
     assert not run(pair[0], lambda connection: None).is_set
     assert caplog.records == []
+
+
+# -- what the scoreboard shows
+
+
+def test_a_connection_shows_while_it_is_served(pair: Pair) -> None:
+    """From the handler's first line to its last, and not afterwards, a parent sees the peer."""
+    connection, _ = pair
+    connection.address = ("::ffff:192.0.2.7", 4711, 0, 0)
+    slot = take_slot()
+    seen: list[str] = []
+    run(connection, lambda _: seen.extend(held.peer for held in slot.held()), slot)
+    assert seen == ["192.0.2.7:4711"]
+    assert list(slot.held()) == []
+    assert slot.count_served() == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("no"), "raised"),
+        (KeyboardInterrupt(), "raised"),
+        (SystemExit(3), "raised"),
+        (IncompleteRead(b"ha", "a line"), "lost"),
+        (TimeoutError("timed out"), "timed_out"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_how_a_connection_ended_is_counted(error: Raise, kind: str, pair: Pair) -> None:
+    """One that a handler gave up in any way was served, and is counted under its kind as well."""
+    connection, slot = pair[0], take_slot()
+    connection.settimeout(9)
+    run(connection, raising(error), slot)
+    counted = {name: number for name, number in slot.count_errors().items() if number}
+    assert (counted, slot.count_served()) == ({kind: 1}, 1)
+    assert list(slot.held()) == []
 
 
 def test_out_of_memory_retires_the_worker(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
