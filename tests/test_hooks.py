@@ -274,38 +274,28 @@ def run_until_it_fails(*flags: str) -> tuple[int, str]:
         ("leader", "raises", "leader_start raises raised ValueError: no database"),
         ("leader", "exits", "leader_start exits raised SystemExit: 0"),
         ("leader", "leaves", r"leader \d+ exited with 9 before it was ready"),
-        ("leader", "hangs", r"leader \d+ was not ready after 1 s \(boot timeout\)"),
+        pytest.param(
+            *("leader", "hangs", r"leader \d+ was not ready after 1 s \(boot timeout\)"),
+            marks=pytest.mark.heavy,
+        ),
         ("worker", "raises", "worker_start raises raised ValueError: no database"),
         ("worker", "exits", "worker_start exits raised SystemExit: 0"),
         ("worker", "leaves", r"worker \d+ exited with 9 before it was ready"),
-        ("worker", "hangs", r"worker \d+ was not ready after 1 s \(boot timeout\)"),
+        pytest.param(
+            *("worker", "hangs", r"worker \d+ was not ready after 1 s \(boot timeout\)"),
+            marks=pytest.mark.heavy,
+        ),
     ],
 )
 def test_a_hook_that_fails_at_the_first_start(hook: str, function: str, reason: str) -> None:
-    """The server does not start, and says why in its last line; status 3."""
+    """The server does not start: status 3, why in its last line, and before that where."""
     watch = Stopwatch()
     status, said = run_until_it_fails(f"--{hook}-start", f"{handler('hooked.py')}:{function}")
     assert (status, len(re.findall("^forkserve: error: ", said, re.MULTILINE))) == (3, 1)
     assert re.search(f"^forkserve: error: .*{reason}", said, re.MULTILINE), said
     assert watch.seconds < 10
-
-
-@pytest.mark.parametrize(
-    ("hook", "function", "shown"),
-    [
-        ("leader", "raises", "ValueError: no database"),
-        ("leader", "exits", "SystemExit"),
-        ("leader", "hangs", "in hangs"),
-        ("worker", "raises", "ValueError: no database"),
-        ("worker", "exits", "SystemExit"),
-        ("worker", "hangs", "in hangs"),
-    ],
-)
-def test_where_a_hook_fails_is_shown(hook: str, function: str, shown: str) -> None:
-    """With a traceback into the user's file; of one that hangs, with its stack."""
-    _, said = run_until_it_fails(f"--{hook}-start", f"{handler('hooked.py')}:{function}")
-    assert re.search(rf'File ".*hooked\.py", line \d+,? in {function}', said), said
-    assert shown in said
+    place = rf'File ".*hooked\.py", line \d+,? in {function}$'
+    assert function == "leaves" or re.search(place, said, re.MULTILINE), said
 
 
 @pytest.mark.parametrize(

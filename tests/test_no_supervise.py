@@ -35,7 +35,13 @@ ALONE_MODES = [
     Mode("prefork-threads", "prefork", ("--threads", "4"), lanes=4),
     *(mode for mode in MODES if mode.mode != "prefork"),
 ]
-every_mode = pytest.mark.parametrize("mode", ALONE_MODES, ids=named(ALONE_MODES))
+every_mode = pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(mode, id=mode.name, marks=() if mode.name == mode.mode else pytest.mark.heavy)
+        for mode in ALONE_MODES
+    ],
+)
 IN_ONE_PROCESS = [mode for mode in ALONE_MODES if mode.lasting]
 in_one_process = pytest.mark.parametrize("mode", IN_ONE_PROCESS, ids=named(IN_ONE_PROCESS))
 
@@ -81,10 +87,10 @@ def test_connections_in_processes_are_the_commands_children(mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=named(KINDS))
-@every_mode
-def test_every_kind_of_handler(kind: Kind, mode: Mode) -> None:
+@pytest.mark.parametrize("mode", ["thread", "process"])
+def test_every_kind_of_handler(kind: Kind, mode: str) -> None:
     """Whatever can be served can be served like this."""
-    with running(kind.echo, *mode.arguments, ALONE) as server:
+    with running(kind.echo, mode, ALONE) as server:
         payload = os.urandom(100_000)
         assert clients.ask(server.address, payload) == payload
 
