@@ -164,12 +164,16 @@ def test_the_supervisor_never_imports_the_code(mode: Mode, site: Site) -> None:
 def test_what_leaders_and_workers_are_deaf_to(number: str) -> None:
     """What is for the supervisor does nothing to those below it."""
     with running(ACTS, "prefork", "-w", "2") as server:
-        before = server.family()
-        for process in before:
-            os.kill(process.pid, getattr(signal, f"SIG{number}"))
-        assert {clients.ask_line(server.address, "echo here") for _ in range(4)} == {"here"}
-        assert [one.pid for one in server.family()] == [one.pid for one in before]
-        assert lines_of(server.stderr_so_far(), r"\[\d+\] \[") == []
+        leader, (worker, other) = leader_of(server), workers_of(server)
+        for pid in (leader, worker, other):
+            os.kill(pid, getattr(signal, f"SIG{number}"))
+        os.kill(worker, signal.SIGTERM)  # so that each of them has something to say
+        server.wait_for_line(r"worker \d+ is ready")
+        assert clients.ask_line(server.address, "echo here") == "here"
+        assert leader_of(server) == leader
+        assert other in workers_of(server)
+        said = lines_of(server.stderr_so_far(), r"\[\d+\] \[")
+        assert len(said) == 2, "nothing but that one worker was replaced"
 
 
 def test_a_worker_that_is_asked_to_leave() -> None:
@@ -430,6 +434,26 @@ def test_a_leader_that_is_killed(mode: Mode, site: Site) -> None:
         assert version(server) == 2
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_stop_after_a_leader_was_killed(signals: int, site: Site) -> None:
+    """Its orphans are waited for like all others, and hurried like all others."""
+    with (
+        site.running(MODE["prefork"], expect="was killed by SIGKILL") as server,
+        clients.connect(server.address) as held,
+    ):
+        assert clients.command(held, "version") == "1"
+        os.kill(leader_of(server), signal.SIGKILL)
+        server.wait_for_line("generation 2 is ready")
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("SIGTERM: stopping")
+        assert clients.command(held, "version") == "1"
+        if signals == 2:
+            server.signal(signal.SIGTERM)
+            assert clients.ends(held)
+        held.close()
+        assert server.wait() == 0
+
+
 def test_a_leader_that_is_killed_again_and_again(site: Site) -> None:
     """Each time another generation comes, if not at once: clients wait and are served."""
     with site.running(MODE["prefork"], expect="was killed by SIGKILL") as server:
@@ -566,6 +590,11 @@ def test_a_connections_process_that_is_killed(mode: Mode, transport: str, tmp_pa
         assert clients.command(other, "echo still") == "still"
 
 
+def wait_for_lines(server: Server, pattern: str, count: int) -> None:
+    """Wait until the log has so many lines that match."""
+    becomes(count, lambda: len(lines_of(server.stderr_so_far(), pattern)))
+
+
 def test_fewer_workers_than_wanted(tmp_path: Path) -> None:
     """While a worker cannot start, the server is degraded: it says so once, and when it is over."""
     (tmp_path / "app.py").write_text(
@@ -578,15 +607,16 @@ def test_fewer_workers_than_wanted(tmp_path: Path) -> None:
     flags = ("-w", "2", "--worker-start", "app.py:open_pool")
     expect = "was killed|LookupError|exited with 1"
     with running("app.py:Stream", "prefork", *flags, cwd=tmp_path, expect=expect) as server:
-        (tmp_path / "broken").touch()
-        os.kill(workers_of(server)[0], signal.SIGKILL)
-        server.wait_for_line(r"\[WARNING\] degraded 1/2: ")
-        server.wait_for_line(r"another one starts in 0\.[248] s")
-        assert clients.ask(server.address, b"hello") == b"hello"
-        (tmp_path / "broken").unlink()
-        server.wait_for_line(r"\[INFO\] full strength again: 2/2$")
-        assert len(workers_of(server)) == 2
-    assert len(lines_of(server.stderr_so_far(), "degraded")) == 1
+        for number in (1, 2):
+            (tmp_path / "broken").touch()
+            os.kill(workers_of(server)[0], signal.SIGKILL)
+            wait_for_lines(server, r"\[WARNING\] degraded 1/2: ", number)
+            server.wait_for_line(r"another one starts in 0\.[248] s")
+            assert clients.ask(server.address, b"hello") == b"hello"
+            (tmp_path / "broken").unlink()
+            wait_for_lines(server, r"\[INFO\] full strength again: 2/2$", number)
+            assert len(workers_of(server)) == 2
+    assert len(lines_of(server.stderr_so_far(), "degraded")) == 2
 
 
 # -- a program that calls run() itself
@@ -652,6 +682,8 @@ class Server(socketserver.KIND):
     def __init__(self):
         super().__init__(ADDRESS, CALL)
 server = Server()
+def open_pool():
+    POOL
 """
 
 
@@ -661,11 +693,16 @@ class Home:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def deploy(self, address: object, kind: str = "TCPServer", call: str = "") -> None:
+    def deploy(
+        self,
+        address: object,
+        kind: str = "TCPServer",
+        call: str = "acts.StreamRequest",
+        pool: str = "pass",
+    ) -> None:
         """Write the module."""
         text = ADOPTED.replace("KIND", kind).replace("ADDRESS", repr(address))
-        call = call or "acts.StreamRequest"
-        (self.folder / "app.py").write_text(text.replace("CALL", call))
+        (self.folder / "app.py").write_text(text.replace("CALL", call).replace("POOL", pool))
 
     @contextmanager
     def running(self, *flags: str, expect: str | None = None) -> Iterator[Server]:
@@ -809,6 +846,23 @@ def test_a_home_that_moves_back(home: Home) -> None:
             home.deploy(("127.0.0.1", port))
             reload(server, number)
             assert clients.ask_line(f"tcp://127.0.0.1:{port}", "echo here") == "here"
+
+
+def test_a_home_of_a_generation_that_never_serves(home: Home) -> None:
+    """What a new generation has bound is given back when it fails; the old one keeps its own."""
+    old, new = free_ports(2)
+    home.deploy(("127.0.0.1", old))
+    expect = "reload failed|LookupError"
+    with home.running("-w", "1", "--worker-start", "app.py:open_pool", expect=expect) as server:
+        home.deploy(("127.0.0.1", new), pool="raise LookupError")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("reload failed: .*LookupError.*; generation 1 goes on serving")
+        assert clients.ask_line(server.address, "echo here") == "here"
+        eventually(lambda: is_refused(f"tcp://127.0.0.1:{new}"))
+        home.deploy(("127.0.0.1", new))
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("generation 1 has left")
+        assert clients.ask_line(f"tcp://127.0.0.1:{new}", "echo here") == "here"
 
 
 OWN_NETWORK = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$0" "$@"']
