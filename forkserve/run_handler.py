@@ -7,7 +7,16 @@ from forkserve.datagram import Datagram, Request
 from forkserve.errors import IncompleteRead
 from forkserve.handler import Serve
 from forkserve.log import log
-from forkserve.scoreboard import FIRST_BUCKET, LOST, RAISED, TIMED_OUT, Slot, begin, observe
+from forkserve.scoreboard import (
+    LOST,
+    RAISED,
+    SAMPLED,
+    SERVED,
+    TIMED_OUT,
+    Slot,
+    begin,
+    observe,
+)
 
 if TYPE_CHECKING:
     from forkserve.connection import Peer
@@ -56,8 +65,11 @@ def make_run_handler(
         finally:
             close(request)
             lane.current = None
-            seconds[record >> 3] = -began
-            observe(counts, record, monotonic() - began)
+            word = record >> 3
+            seconds[word] = -began
+            counts[word + SERVED] = served = counts[word + SERVED] + 1
+            if not served % SAMPLED:
+                observe(counts, record, monotonic() - began)
 
     def run_handler_and_log(request: Request) -> None:
         peer, begun = request.peer, monotonic()
@@ -81,7 +93,7 @@ def make_run_datagram(serve: Serve, stop: "Stop", lane: Inline, slot: Slot) -> S
             counts[(record >> 3) + report(error, datagram, stop)] += 1
         lane.current = None
         seconds[record >> 3] = -began
-        counts[(record >> 3) + FIRST_BUCKET] += 1
+        counts[(record >> 3) + SERVED] += 1
 
     return run_handler
 

@@ -21,10 +21,11 @@ _RECORD = 8 * (FIRST_BUCKET + _BUCKETS)
 # A record's first line: when the connection began (negative: it has ended), until when its handler
 # has extended it, its peer.
 begin = struct.Struct("=dd46sH").pack_into
-BEGAN, EXTENDED, INTERRUPTED, LOST, TIMED_OUT, RAISED = 0, 1, 8, 9, 10, 11
+BEGAN, EXTENDED, INTERRUPTED, LOST, TIMED_OUT, RAISED, SERVED = 0, 1, 8, 9, 10, 11, 12
 _PEER = struct.Struct("=16x46sH")
 
 _UNITS = 4e6  # a second has so many quarters of a microsecond
+SAMPLED = 8  # of so many connections one is timed: each of them would cost 4 % of a short one
 _LONGEST = (1 << 38) - 1  # of them in the last bucket: 19 hours
 
 
@@ -132,21 +133,34 @@ class Slot:
 
     def count_served(self) -> int:
         """Return how many connections and datagrams have been served, by all who had the slot."""
-        return sum(sum(self._histogram(lane)) for lane in range(self.used))
+        return sum(self.counts[self._word(lane) + SERVED] for lane in range(self.used))
 
     def count_errors(self) -> dict[str, int]:
         """Return how many ended because the peer was lost, timed out, or the handler raised."""
-        words = [(self._records + lane * _RECORD) >> 3 for lane in range(self.used)]
+        words = [self._word(lane) for lane in range(self.used)]
         kinds = (("lost", LOST), ("timed_out", TIMED_OUT), ("raised", RAISED))
         return {name: sum(self.counts[w + kind] for w in words) for name, kind in kinds}
 
-    def _histogram(self, lane: int) -> memoryview:
-        begin = ((self._records + lane * _RECORD) >> 3) + FIRST_BUCKET
-        return self.counts[begin : begin + _BUCKETS]
+    def latencies(self) -> list[int]:
+        """Return how many of the connections that were timed fell into each bucket."""
+        firsts = [self._word(lane) + FIRST_BUCKET for lane in range(self.used)]
+        return [sum(self.counts[first + n] for first in firsts) for n in range(_BUCKETS)]
+
+    def _word(self, lane: int) -> int:
+        return (self._records + lane * _RECORD) >> 3
+
+
+def latency_of(bucket: int) -> float:
+    """Return the least seconds that fall into a bucket; its width is at most a quarter of it."""
+    octave, quarter = divmod(bucket, 4)
+    return (((4 + quarter) << octave) - 4) / _UNITS
 
 
 def observe(counts: memoryview, record: int, seconds: float) -> None:
-    """Count a connection that took so long: four buckets an octave, from a microsecond up."""
+    """Count a connection that took so long: four buckets an octave, from a microsecond up.
+
+    See latency_of().
+    """
     quarters = int(seconds * _UNITS) + 4
     if quarters > _LONGEST:
         quarters = _LONGEST

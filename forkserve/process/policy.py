@@ -104,9 +104,9 @@ def decide(view: LeaderView, now: float) -> Plan:
             plan.spawn.append(slot.slot)
         else:
             plan.wake_by(slot.spawn_at)
-    ready = {w.slot for w in view.workers if w.phase is Phase.SERVING and not w.is_outdated}
+    newest = {w.slot: w.pid for w in view.workers if w.phase is Phase.SERVING}  # the last born
     for worker in view.workers:
-        if worker.is_outdated and worker.phase is Phase.SERVING and worker.slot in ready:
+        if worker.phase is Phase.SERVING and newest[worker.slot] != worker.pid:
             plan.stop.append(worker.pid)
         else:
             plan.climb_down(worker, now)

@@ -137,8 +137,9 @@ class Children:
         self._count()
 
     def _collect(self) -> None:
-        self._service.child_died = False
+        may_be_a_stop, self._service.child_died = self._service.child_died, False
         for pid, code in collect(self._pids):
+            may_be_a_stop = False
             slot = self._pids.pop(pid)
             self._stopped_since.pop(pid, None)
             self._slots[slot] = BUSY
@@ -147,7 +148,8 @@ class Children:
                 self._look_at_listeners()
             elif code:
                 self._say_death(pid, code, slot)
-        self._note_stops()
+        if may_be_a_stop:  # what else may SIGCHLD have told of
+            self._note_stops()
         self._count()
 
     def _note_stops(self) -> None:

@@ -782,6 +782,6 @@ class SupervisorsLife(RuleBasedStateMachine):
 
 
 SupervisorsLife.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True
+    max_examples=150, stateful_step_count=30, deadline=None, derandomize=True
 )
 TestSupervisorsLife = SupervisorsLife.TestCase

@@ -1,5 +1,7 @@
 """What a leader does next, as tables and as what holds of every course of events."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -173,8 +175,13 @@ def view(
         ),
         pytest.param(
             view(Phase.SERVING, old, old._replace(pid=13)),
-            {},
-            id="one outdated worker does not replace another",
+            {"stop": [9]},
+            id="or one at least that is newer",
+        ),
+        pytest.param(
+            view(Phase.SERVING, old, old_and_booting),
+            {"wake_at": SOON},
+            id="but not before that is ready",
         ),
         pytest.param(
             view(Phase.STOPPING, booting, serving, old), {"stop": [1, 3, 9]}, id="ask all to stop"
@@ -298,8 +305,10 @@ class LeadersLife(RuleBasedStateMachine):
             self.all_workers_are_ready()
 
     def view(self) -> LeaderView:
-        """Return what the leader sees: a slot whose worker is outdated is empty."""
+        """Return what the leader sees: a slot whose one worker is outdated is empty."""
         taken = {worker.slot for worker in self.workers.values() if not worker.is_outdated}
+        slots = Counter(worker.slot for worker in self.workers.values())
+        taken |= {slot for slot, workers in slots.items() if workers > 1}
         empty = tuple(SlotView(s, at) for s, at in self.spawn_at.items() if s not in taken)
         return LeaderView(self.phase, tuple(self.workers.values()), empty)
 
@@ -327,11 +336,11 @@ class LeadersLife(RuleBasedStateMachine):
 
     def check_stops(self, plan: Plan) -> None:
         """Hold it to this: who serves is asked to leave for good reason only."""
-        fresh = {
-            w.slot for w in self.workers.values() if w.phase is Phase.SERVING and not w.is_outdated
-        }
+        newest = {w.slot: w.pid for w in self.workers.values() if w.phase is Phase.SERVING}
         told = [self.workers[pid] for pid in plan.stop]
-        assert self.phase.is_ending() or all(w.is_outdated and w.slot in fresh for w in told)
+        assert self.phase.is_ending() or all(
+            worker.is_outdated and worker.pid < newest[worker.slot] for worker in told
+        )
 
     def carry_out(self, plan: Plan) -> None:
         """Do what the plan says."""
@@ -492,6 +501,23 @@ class LeadersLife(RuleBasedStateMachine):
         assert len(fresh) == len(set(fresh))
 
     @invariant()
+    def no_slot_is_stuck(self) -> None:
+        """While only outdated workers serve in a slot, it may be filled, or one comes or goes."""
+        hopeful = {
+            worker.slot
+            for worker in self.workers.values()
+            if not worker.is_outdated or worker.phase is not Phase.SERVING
+        }
+        hopeful |= {slot.slot for slot in self.view().empty}
+        assert self.phase.is_ending() or hopeful == set(range(self.SLOTS))
+
+    @invariant()
+    def a_slot_has_two_workers_at_most(self) -> None:
+        """More have no room on the scoreboard."""
+        slots = Counter(worker.slot for worker in self.workers.values())
+        assert max(slots.values(), default=0) <= 2
+
+    @invariant()
     def nobody_outlives_the_ladder(self) -> None:
         """Once asked, a worker is killed at the latest after the drain timeout and a second."""
         if self.asked_at is None or self.now < self.asked_at + self.DRAIN + self.KILL_AFTER:
@@ -515,6 +541,6 @@ class LeadersLife(RuleBasedStateMachine):
 
 
 LeadersLife.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True
+    max_examples=150, stateful_step_count=30, deadline=None, derandomize=True
 )
 TestLeadersLife = LeadersLife.TestCase

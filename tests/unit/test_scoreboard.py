@@ -20,11 +20,13 @@ from forkserve.scoreboard import (
     INTERRUPTED,
     LOST,
     RAISED,
+    SERVED,
     TIMED_OUT,
     Held,
     Scoreboard,
     Slot,
     begin,
+    latency_of,
     observe,
 )
 from forkserve.stop import Stop
@@ -56,7 +58,7 @@ def words_of(board: Scoreboard) -> list[int]:
         words += [n for n, word in enumerate(board.counts) if word != before[n]]
         words += [slot.loop, slot.loop + 1]
         for lane in range(LANES):
-            words += range(record := slot.record(lane) >> 3, record + RAISED + 1)
+            words += range(record := slot.record(lane) >> 3, record + SERVED + 1)
             words += buckets_of(board, slot.record(lane))
     return words
 
@@ -98,7 +100,7 @@ def test_what_was_written_is_read(board: Scoreboard) -> None:
             Held(lane, 10 * number + lane + 1.0, 7.0, float(lane), f"192.0.2.{number}:{lane}")
             for lane in range(LANES)
         ]
-        assert slot.count_served() == LANES
+        assert sum(slot.latencies()) == LANES
         assert slot.count_errors() == {"lost": LANES * number, "timed_out": 0, "raised": 0}
     assert board.naps == 99
 
@@ -196,6 +198,17 @@ def test_four_buckets_an_octave(seconds: float, more: float) -> None:
     assert not is_one or longer <= seconds * 1.25 + 1e-6
 
 
+@given(EVERY_DURATION)
+@quickly
+def test_a_bucket_tells_what_is_in_it(seconds: float) -> None:
+    """A time lies between the least of its bucket and that of the next; the last has no end."""
+    slot = Scoreboard(1, 1).take_slot()
+    observe(slot.counts, slot.record(0), seconds)
+    bucket = slot.latencies().index(1)
+    assert latency_of(bucket) <= seconds + 1e-6
+    assert seconds < latency_of(bucket + 1) + 1e-6 or bucket == len(slot.latencies()) - 1
+
+
 @given(st.lists(EVERY_DURATION, max_size=20))
 @quickly
 def test_all_that_was_served_is_counted(durations: list[float]) -> None:
@@ -204,7 +217,7 @@ def test_all_that_was_served_is_counted(durations: list[float]) -> None:
     record = slot.record(0)
     for seconds in durations:
         observe(slot.counts, record, seconds)
-    assert slot.count_served() == len(durations)
+    assert sum(slot.latencies()) == len(durations)
 
 
 # -- who is being served
@@ -254,7 +267,7 @@ def test_what_a_dead_worker_held_is_forgotten_and_what_it_counted_is_not(slot: S
     slot.seconds[slot.loop] = 5.0
     observe(slot.counts, slot.record(1), 1.0)
     slot.forget_held()
-    assert (list(slot.held()), slot.awake_since, slot.count_served()) == ([], 0.0, 1)
+    assert (list(slot.held()), slot.awake_since, sum(slot.latencies())) == ([], 0.0, 1)
 
 
 # -- a process of its own
@@ -290,7 +303,7 @@ def test_what_a_worker_wrote_outlives_it(slot: Slot) -> None:
     run_and_kill(work)
     assert slot.awake_since == 123.0
     assert list(slot.held()) == [Held(2, 456.0, 0.0, 0.0, "[::1]:4711")]
-    assert slot.count_served() == 1
+    assert sum(slot.latencies()) == 1
 
 
 def test_one_child_sees_what_another_wrote(slot: Slot) -> None:
@@ -298,7 +311,7 @@ def test_one_child_sees_what_another_wrote(slot: Slot) -> None:
     record = slot.record(0)
     for _ in range(3):
         run_and_kill(lambda: observe(slot.counts, record, 0.5))
-    assert slot.count_served() == 3
+    assert sum(slot.latencies()) == 3
 
 
 # -- run_handler writes it
