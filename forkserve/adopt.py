@@ -14,7 +14,7 @@ from forkserve.compat import (
 )
 from forkserve.connection import Connection
 from forkserve.datagram import Request
-from forkserve.errors import ForkserveError, SettingsError, TargetError
+from forkserve.errors import ForkserveError, SettingsError, TargetError, describe
 from forkserve.handler import DatagramHandler, Serve, StreamHandler, serve_with
 
 if TYPE_CHECKING:
@@ -144,8 +144,7 @@ def _make_server(name: str, function: Any) -> Any:
     except ForkserveError:
         raise
     except BaseException as error:
-        kind = type(error).__name__
-        raise TargetError(f"calling {name}() raised {kind}: {error}") from error
+        raise TargetError(f"calling {name}() raised {describe(error)}") from error
     if isinstance(server, type) or not find_stock(server, "BaseServer"):
         raise TargetError(
             f"{name} is no handler: a function takes one argument, the connection or the datagram,"

@@ -52,3 +52,11 @@ class IncompleteRead(EOFError):
 
 class MessageTooLong(ValueError):
     """A message is longer than the handler allows."""
+
+
+def describe(error: BaseException) -> str:
+    """Return the kind and the text of what a user's code raised; never raises."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:
+        return f"{type(error).__name__}, which cannot be shown"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from forkserve.errors import BootError, TargetError
+from forkserve.errors import BootError, TargetError, describe
 from forkserve.log import log
 
 Hook = Callable[[], object]
@@ -22,8 +22,7 @@ class Hooks(NamedTuple):
             try:
                 hook()
             except BaseException as error:
-                kind = type(error).__name__
-                raise BootError(f"leader_start {_name(hook)} raised {kind}: {error}") from error
+                raise BootError(f"leader_start {_name(hook)} raised {describe(error)}") from error
 
     def start_worker(self) -> None:
         """Call worker_start, before the worker is ready; raises BootError if one raises."""
@@ -31,8 +30,7 @@ class Hooks(NamedTuple):
             try:
                 hook()
             except BaseException as error:
-                kind = type(error).__name__
-                raise BootError(f"worker_start {_name(hook)} raised {kind}: {error}") from error
+                raise BootError(f"worker_start {_name(hook)} raised {describe(error)}") from error
 
     def stop_worker(self) -> None:
         """Call worker_stop, when the worker has served its last; never raises."""

@@ -4,6 +4,7 @@
 process that forks for each connection must not have it just because forkserve might say something.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -96,12 +97,11 @@ def _format_traceback(error: BaseException) -> str:
 
 def write_line(line: str) -> None:
     """Write one whole line to standard error, or drop it if that cannot take it."""
-    try:
+    with contextlib.suppress(OSError, ValueError):  # closed by the user's module
         if sys.stderr is not None:
             sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk or a closed pipe must not stop the service
         os.write(2, line.encode("utf-8", "backslashreplace") + b"\n")
-    except (OSError, ValueError):
-        pass  # a full disk or a closed pipe must not stop the service
 
 
 log = Log()

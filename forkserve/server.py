@@ -162,10 +162,10 @@ class Server:
         what run() raises.
         """
         self._hooks.start_leader()
-        mask = signals.block()
+        mask = signals.without_ours(signals.block())  # whatever the user's module has done to it
         listeners = self._listen_under(superior)
         superior.say_loaded()
-        above = Above(superior.say_ready, lifeline=superior.fileno())
+        above = Above(superior.say_ready, superior.fileno(), superior.pid)
         self._lead(listeners, mask, above, superior.board, stop_process(superior.pid))
 
     def _lead(

@@ -150,12 +150,10 @@ class Service:
     # -- stopping
 
     def interrupt_as_asked(self) -> None:
-        """End the connections that must end: idle ones at a stop, all in a hurry, and any overdue.
+        """End the connections that a stop ends: idle ones at once, all of them in a hurry.
 
         Called in the wait, and from the one signal handler that may touch a connection.
         """
-        if self.connection_timeout:
-            self._interrupt_overdue(monotonic())
         if not self.stop.is_set:
             return
         for lane in tuple(self.lanes):
@@ -167,7 +165,10 @@ class Service:
             else:
                 connection.end_if_idle()
 
-    def _interrupt_overdue(self, now: float) -> None:
+    def interrupt_overdue(self, now: float) -> None:
+        """End the connections that have lasted too long; a parent that watches asks for it."""
+        if not self.connection_timeout:
+            return
         for lane in tuple(self.lanes):
             seconds, word, connection = self.slot.seconds, lane.record >> 3, lane.current
             began = seconds[word + BEGAN]

@@ -93,6 +93,11 @@ def block() -> Mask:
     return mask
 
 
+def without_ours(mask: Mask) -> Mask:
+    """Return a mask that holds back nothing that we handle."""
+    return [number for number in mask if number not in _HANDLED_NUMBERS]
+
+
 def end_comes_within(seconds: float) -> bool:
     """Wait, while signals are held back; whether one that ends us has come: it still holds."""
     came = signal.sigtimedwait(ENDING, seconds)

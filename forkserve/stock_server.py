@@ -15,7 +15,7 @@ from forkserve.binding import AnyListener, open_listeners
 from forkserve.compat import undo_timeout, warn_of_truncation
 from forkserve.connection import is_hung_up
 from forkserve.datagram import Datagram, DatagramListener
-from forkserve.errors import ForkserveError, SettingsError, TargetError
+from forkserve.errors import ForkserveError, SettingsError, TargetError, describe
 from forkserve.log import log
 from forkserve.run_handler import format_peer
 from forkserve.stock_binding import find_kept, identify_own, listen_at_home, move, own_address
@@ -136,8 +136,7 @@ def _call_its_own(methods: Callable[[], None]) -> None:
     except ForkserveError:
         raise
     except Exception as error:
-        kind = type(error).__name__
-        raise TargetError(f"server_bind or server_activate raised {kind}: {error}") from error
+        raise TargetError(f"server_bind or server_activate raised {describe(error)}") from error
 
 
 def _process(server: Any, given: Any, address: Any) -> None:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from forkserve import source
-from forkserve.errors import TargetError
+from forkserve.errors import TargetError, describe
 
 
 def load_target(text: str, *, is_beside: bool = False) -> Any:
@@ -33,8 +33,7 @@ def load_target(text: str, *, is_beside: bool = False) -> Any:
     except TargetError:
         raise
     except BaseException as error:
-        kind = type(error).__name__
-        raise TargetError(f"target {text!r}: importing {place} raised {kind}: {error}") from error
+        raise TargetError(f"target {text!r}: importing {place} raised {describe(error)}") from error
     target: Any = module
     for part in name.split("."):
         try:
@@ -42,8 +41,7 @@ def load_target(text: str, *, is_beside: bool = False) -> Any:
         except AttributeError:
             raise TargetError(f"target {text!r}: {place} has no {name!r}") from None
         except BaseException as error:
-            kind = type(error).__name__
-            raise TargetError(f"target {text!r}: {name} raised {kind}: {error}") from error
+            raise TargetError(f"target {text!r}: {name} raised {describe(error)}") from error
     return target
 
 

@@ -33,7 +33,7 @@ class Channel:
     def send(self, kind: str, text: str = "", descriptor: int | None = None) -> None:
         """Tell the other side; nothing happens if it is gone. Blocks if it does not listen."""
         data = f"{kind} {text}".encode("utf-8", "replace")[:_LONGEST]
-        with contextlib.suppress(ConnectionError):  # then it reads our end as well
+        with contextlib.suppress(OSError):  # gone, or closed by the code that we have imported
             socket.send_fds(self._end, [data], [] if descriptor is None else [descriptor])
 
     def receive(self) -> Message | None:

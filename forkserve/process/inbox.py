@@ -28,6 +28,7 @@ class Inbox:
         handlers: dict[int, signals.Handler] = dict.fromkeys(numbers, self._on_request)
         handlers[signal.SIGCHLD] = self._on_child
         handlers[signals.INTERRUPT] = _only_wake  # a worker rings
+        handlers[signal.SIGALRM] = _only_wake  # a timer of the user's module must not kill us
         try:
             with signals.handled(handlers, self._wakeup.writer):
                 signals.restore(mask)

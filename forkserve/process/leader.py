@@ -1,5 +1,6 @@
 """Keep workers alive, and see them out: the parent of everything that serves."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -53,6 +54,7 @@ class Above(NamedTuple):
 
     on_ready: Callable[[], None]
     lifeline: int | None = None  # at its end when the supervisor is
+    supervisor: int = 0  # its process id
     private: Sequence[int] = ()  # descriptors that are of no use to a worker
 
 
@@ -119,8 +121,9 @@ class Leader:
     def _leave_nothing(self) -> None:
         for pid in self._workers:  # only if something of ours has failed
             self._groups[pid].signal(signal.SIGKILL)
-            os.kill(pid, signal.SIGKILL)
-            wait_for(pid)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                wait_for(pid)
         for group in self._left_behind:
             group.signal(signal.SIGKILL, is_collected=True)
         for group in (*self._groups.values(), *self._left_behind):
@@ -256,8 +259,9 @@ class Leader:
         assert self._above.lifeline is not None
         self._inbox.wait.forget(self._above.lifeline)
         if not self._phase.is_ending():
-            for listener in self._listeners:
-                listener.belong_to(os.getpid())
+            if os.getppid() != self._above.supervisor:  # else it has only given us up
+                for listener in self._listeners:
+                    listener.belong_to(os.getpid())
             self._stop("the supervisor is gone")
 
     def _stop(self, why: str) -> None:

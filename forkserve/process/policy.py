@@ -33,7 +33,7 @@ class SlotView(NamedTuple):
 
 
 class LeaderView(NamedTuple):
-    """All that a decision depends on, but the time."""
+    """All that a decision depends on, but the time; the workers in the order of their birth."""
 
     phase: Phase
     workers: tuple[ChildView, ...]

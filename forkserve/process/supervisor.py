@@ -384,7 +384,7 @@ class Supervisor:
         """Take over the workers of a leader that has died before them."""
         for worker in generation.board.workers:
             if worker.pid and is_our_child(worker.pid):
-                phase = Phase.STOPPING if self._phase.is_ending() else Phase.SERVING
+                phase = Phase.STOPPING if generation.phase.is_ending() else Phase.SERVING
                 self._orphans[worker.pid] = ChildView(worker.pid, phase, generation.due)
 
     def _give_up_boot(self, generation: Generation, code: int) -> None:

@@ -118,4 +118,5 @@ class Worker:
             self._service.interrupt_as_asked()
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._service.interrupt_overdue(monotonic())
         self._service.interrupt_as_asked()

@@ -418,6 +418,8 @@ LOOPS_HANG: list[Scenario[Any]] = [
         )
         for target, where in (("stuck_loop", "get_request"), ("stuck_door", "verify_request"))
         for mode in PLAIN
+        # In threads get_request runs in a lane, which holds nothing yet: other lanes go on.
+        if where != "get_request" or "thread" not in mode.name
     ),
     Scenario(  # who wants a processor and gets none is not stuck: on a busy machine it takes longer
         "hang-in-spinning-loop",
