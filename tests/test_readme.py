@@ -15,7 +15,7 @@ from tests.support.server import running
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SHOUT, ASK, DATAGRAM, IN_PROCESS = PROGRAMS
+SHOUT, ASK, DATAGRAM, IN_PROCESS, SHOP = PROGRAMS
 
 
 def shown(pattern: str) -> list[str]:
@@ -88,6 +88,14 @@ def test_the_in_process_program_runs() -> None:
     subprocess.run(
         [sys.executable, "-W", "error", "-c", IN_PROCESS], check=True, cwd=TOP, timeout=30
     )
+
+
+def test_the_handler_with_a_pool_answers(tmp_path: Path) -> None:
+    """What worker_start opens is what the handler uses."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    with running(f"{tmp_path}/shop.py:Shop", "prefork", "--threads", "8", cwd=tmp_path) as server:
+        answers = [clients.ask(server.address, b"") for _ in range(5)]
+    assert answers == [b"(42,)"] * 5
 
 
 @pytest.mark.parametrize("name", re.findall(r"`(--[a-z-]+)[ `]", README))

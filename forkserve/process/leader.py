@@ -427,6 +427,8 @@ class Leader:
             elif self._oom.has_grown():
                 how += " (out of memory: the cgroup's limit)"
         held = [f"{h.peer} for {monotonic() - h.began:.1f} s" for h in slot.held()]
+        if self._bounds.kind is Kind.CHILDREN:
+            held = []  # they go on in processes of their own
         if held:
             how += f" while serving {', '.join(held[:PEERS_SHOWN])}"
         if len(held) > PEERS_SHOWN:
