@@ -82,10 +82,15 @@ class Plan:
             self.wake_by(child.due)
 
     def see_out(self, child: ChildView, now: float, *, is_hurried: bool) -> None:
-        """Bring a child nearer to its end, in an orderly way or in a hurry."""
-        if child.phase in (Phase.BOOTING, Phase.SERVING):
-            (self.hurry if is_hurried else self.stop).append(child.pid)
-        elif child.phase is Phase.STOPPING and is_hurried:
+        """Bring a child nearer to its end, in an orderly way or in a hurry.
+
+        One that boots serves nobody yet, and may hang in code that hears no signal.
+        """
+        if child.phase is Phase.SERVING and not is_hurried:
+            self.stop.append(child.pid)
+        elif child.phase in (Phase.BOOTING, Phase.SERVING) or (
+            child.phase is Phase.STOPPING and is_hurried
+        ):
             self.hurry.append(child.pid)
         else:
             self.climb_down(child, now)

@@ -29,10 +29,11 @@ def check_rungs(plan: Plan, children: Sequence[ChildView], phase: Phase, now: fl
     assert set(concerned) <= set(known)
     assert not concerned or max(concerned.values()) == 1
     for pid in plan.stop:
-        assert known[pid].phase in (Phase.BOOTING, Phase.SERVING)
+        assert known[pid].phase is Phase.SERVING
         assert phase is not Phase.HURRYING
     for pid in plan.hurry:
-        may_skip = phase is Phase.HURRYING and known[pid].phase in (Phase.BOOTING, Phase.SERVING)
+        may_skip = phase is Phase.HURRYING and known[pid].phase is Phase.SERVING
+        may_skip |= phase.is_ending() and known[pid].phase is Phase.BOOTING
         was_asked = known[pid].phase is Phase.STOPPING
         assert may_skip or (was_asked and (known[pid].due <= now or phase is Phase.HURRYING))
     for pid in plan.kill:

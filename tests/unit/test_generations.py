@@ -125,7 +125,7 @@ def view(
         ),
         pytest.param(
             view(Phase.STOPPING, serving, booting, stopping, orphans=(orphan,), wants_reload=True),
-            {"stop": [5, 1, 13], "wake_at": SOON},
+            {"hurry": [1], "stop": [5, 13], "wake_at": SOON},
             id="at a stop all are asked, and nobody comes",
         ),
         pytest.param(

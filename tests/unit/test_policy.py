@@ -64,8 +64,8 @@ def test_one_rung_down(child: ChildView, plan: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("child", "orderly", "hurried"),
     [
-        pytest.param(booting, {"stop": [1]}, {"hurry": [1]}, id="booting"),
-        pytest.param(late, {"stop": [2]}, {"hurry": [2]}, id="not ready in time"),
+        pytest.param(booting, {"hurry": [1]}, {"hurry": [1]}, id="booting"),
+        pytest.param(late, {"hurry": [2]}, {"hurry": [2]}, id="not ready in time"),
         pytest.param(serving, {"stop": [3]}, {"hurry": [3]}, id="serving"),
         pytest.param(old, {"stop": [9]}, {"hurry": [9]}, id="outdated"),
         pytest.param(stopping, {"wake_at": SOON}, {"hurry": [4]}, id="asked"),
@@ -184,7 +184,9 @@ def view(
             id="but not before that is ready",
         ),
         pytest.param(
-            view(Phase.STOPPING, booting, serving, old), {"stop": [1, 3, 9]}, id="ask all to stop"
+            view(Phase.STOPPING, booting, serving, old),
+            {"hurry": [1], "stop": [3, 9]},
+            id="ask all to stop",
         ),
         pytest.param(
             view(Phase.STOPPING, stopping, hurrying), {"wake_at": SOON}, id="ask nobody twice"
