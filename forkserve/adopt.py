@@ -134,6 +134,7 @@ def _adopt_server(server: Any) -> Adopted:
         name,
         None if stock.is_datagram else serve,
         serve if stock.is_datagram else None,
+        handler_class=getattr(server, "RequestHandlerClass", None),
         server=stock,
     )
 

@@ -257,8 +257,11 @@ class Connection(Descriptor):
     def extend_timeout(self, seconds: float) -> None:
         """Last so many seconds more from now, if the server has a --connection-timeout.
 
-        In the thread that serves the connection; may be called again and again.
+        In the thread that serves the connection; may be called again and again. Raises ValueError
+        for what is no length of time.
         """
+        if not seconds >= 0:
+            raise ValueError(f"{seconds!r} is not a number of seconds")
         self.listener.server.extend_timeout(self, seconds)
 
     def interrupt(self) -> None:

@@ -100,7 +100,7 @@ class Server:
                 " iterative and thread can be"
             )
         self._adopted = adopt(handler)
-        self._hooks = gather_hooks(handler, hooks)
+        self._hooks = gather_hooks(self._adopted.handler_class, hooks)
         if not addresses and self._adopted.server is None:
             if self._adopted.serve_connection is None:
                 raise SettingsError(

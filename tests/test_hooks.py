@@ -376,3 +376,32 @@ def test_modes_have_the_workers_they_say(journal: Journal) -> None:
         assert journal.pids("worker_start") == workers_of(server)
     assert len({one["pid"] for one in told}) == 4
     assert len(journal.calls("worker_start")) == 2
+
+
+ADOPTED = """
+import os
+import socketserver
+
+
+class Tell(socketserver.BaseRequestHandler):
+    opened = 0
+
+    @classmethod
+    def worker_start(cls):
+        cls.opened = os.getpid()
+
+    def handle(self):
+        self.request.sendall(b"%d" % self.opened)
+
+
+server = socketserver.TCPServer(("127.0.0.1", 0), Tell)
+"""
+
+
+def test_hooks_of_the_handler_that_a_server_object_has(tmp_path: Path) -> None:
+    """A handler class keeps its hooks when it comes with a server object."""
+    (tmp_path / "object.py").write_text(ADOPTED)
+    with running(f"{tmp_path}/object.py:server", "prefork", "-w", "1") as server:
+        with clients.connect(server.address) as client:
+            opened = clients.read_to_end(client)
+        assert [int(opened)] == workers_of(server)

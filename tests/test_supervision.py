@@ -654,7 +654,6 @@ def test_hangup_in_a_program(program: list[str]) -> None:
         assert int(clients.ask_line(server.address, "pid")) in children(server.pid)
 
 
-@pytest.mark.xfail(strict=False, reason="two outdated workers of one place wait for each other")
 def test_many_hangups_in_a_program(program: list[str]) -> None:
     """However many there are, nobody is lost, and there are not more and more workers."""
     with running(ACTS, under=program) as server:

@@ -68,6 +68,7 @@ class Children:
         timeouts = Timeouts(service.connection_timeout, service.liveness_timeout)
         self._watch = Watch(timeouts, Kind.INLINE)
         self._stopped_since: dict[int, float] = {}
+        self._killed: dict[int, str] = {}  # by us, and why
         self._alarm_at: float | None = None
         service.attend = self._attend
 
@@ -162,8 +163,10 @@ class Children:
 
     def _say_death(self, pid: int, code: int, slot: int) -> None:
         held, whom = self._service.slot.held_in(slot), ""
+        if pid in self._killed:
+            whom = f" by us ({self._killed.pop(pid)})"
         if held is not None:
-            whom = f" while serving {held.peer} for {monotonic() - held.began:.1f} s"
+            whom += f" while serving {held.peer} for {monotonic() - held.began:.1f} s"
             self._service.slot.forget_held_in(slot)
         say = log.error if code < 0 else log.warning
         say("connection process %d %s%s", pid, describe(code), whom)
@@ -189,6 +192,8 @@ class Children:
             log.warning("connection process %d: %s", verdict.pid, verdict.reason)
             if verdict.act is Act.DUMP:
                 log.warning("connection process %d is %s", verdict.pid, describe_stuck(verdict.pid))
+            if verdict.act is Act.KILL:
+                self._killed[verdict.pid] = verdict.reason
             os.kill(verdict.pid, _SIGNALS[verdict.act])
         self._alarm_at = None
         if self._watch.wake_at is not None:

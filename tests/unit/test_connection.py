@@ -813,3 +813,11 @@ def test_idle_with_a_message_in_the_buffer(pair: Pair) -> None:
     client.setblocking(False)
     with pytest.raises(BlockingIOError):
         client.recv(9)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_extending_by_no_length_of_time(pair: Pair, seconds: float) -> None:
+    """What is no number of seconds is refused, and does not look like an extension."""
+    connection, _ = pair
+    with pytest.raises(ValueError, match="number of seconds"):
+        connection.extend_timeout(seconds)
