@@ -27,6 +27,10 @@ class BootError(ForkserveError):
     exit_status = 3
 
 
+class NoThread(BootError):
+    """There is no room for a worker's first thread."""
+
+
 class TargetError(ForkserveError):
     """The target cannot be imported or is no handler."""
 

@@ -30,7 +30,7 @@ from forkserve.process.policy import (
     next_spawn,
 )
 from forkserve.process.reaper import collect, collect_stops, wait_for
-from forkserve.process.worker import READY, Ties, Worker
+from forkserve.process.worker import NO_THREAD, READY, Ties, Worker
 from forkserve.scoreboard import Scoreboard, Slot
 from forkserve.service import Service
 from forkserve.strategies import Strategy
@@ -409,6 +409,10 @@ class Leader:
         if not was_ready and self._fail_boot(f"worker {pid} {how} before it was ready"):
             return
         if code == LISTENER_DIED and not self._revive_listeners():
+            return
+        if code == NO_THREAD:
+            self._spawn_at[worker.slot] = monotonic() + FORK_RETRY
+            self._say_degraded(f"worker {pid} {how}; trying again")
             return
         self._failures[worker.slot] += not was_ready
         now = monotonic()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from forkserve import signals
 from forkserve.alarm import Due
 from forkserve.endpoint import LISTENER_DIED, ListenerDied
-from forkserve.errors import BootError
+from forkserve.errors import BootError, NoThread
 from forkserve.log import log
 from forkserve.process import libc
 from forkserve.process.title import show
@@ -20,6 +20,7 @@ from forkserve.strategies import Strategy
 
 READY = b"\0"
 REASON_SIZE = 1000
+NO_THREAD = 76  # the exit status that tells a leader to try again as after a failed fork
 
 
 class Ties(NamedTuple):
@@ -82,6 +83,9 @@ class Worker:
         except ListenerDied as error:
             log.error("%s", error)
             return LISTENER_DIED
+        except NoThread as error:
+            os.write(self._ties.ready, str(error).encode())
+            return NO_THREAD
         finally:
             service.hooks.stop_worker()
         return 0

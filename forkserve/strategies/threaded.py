@@ -7,6 +7,7 @@ from time import monotonic
 
 from forkserve.acceptor import accept_loop
 from forkserve.door import GRACE, PAUSE
+from forkserve.errors import NoThread
 from forkserve.log import Seldom, log
 from forkserve.run_handler import Inline
 from forkserve.service import Service
@@ -123,7 +124,10 @@ class Lanes:
 
     def run(self) -> None:
         """Start the first lanes, add to them as needed, and see the last one out."""
-        self._add(min(FIRST_LANES, self._most))
+        try:
+            self._add(min(FIRST_LANES, self._most))
+        except RuntimeError as error:
+            raise NoThread(f"cannot start a thread: {error}") from error
         self._service.say_ready()
         stop = self._service.stop
         while self._service.lanes or not stop.is_set:
