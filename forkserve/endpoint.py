@@ -162,6 +162,12 @@ class Endpoint:
         look.register(self.socket, select.POLLRDHUP)
         return bool(look.poll(0))
 
+    def put_back(self) -> None:
+        """Bind the path of a Unix socket again if somebody has removed its file."""
+        if self._file and self._is_ours() and identify(self._place) is None:
+            log.warning("%s: its file was removed; making it again", self)
+            self._bind_again()
+
     def _bind_again(self) -> None:
         """Put another socket in the place of a Unix one that nobody can use any more."""
         if self._is_ours() and isinstance(self.address, PathAddress):

@@ -6,6 +6,7 @@ process that forks for each connection must not have it just because forkserve m
 
 import contextlib
 import os
+import select
 import sys
 import time
 
@@ -13,6 +14,7 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _NAMES = {number: name.upper() for name, number in LEVELS.items()}
 
 
+_ATOMIC = select.PIPE_BUF
 QUIET = 5.0  # seconds between two lines about the same trouble
 
 
@@ -100,8 +102,18 @@ def write_line(line: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # closed by the user's module
         if sys.stderr is not None:
             sys.stderr.flush()
-    with contextlib.suppress(OSError):  # a full disk or a closed pipe must not stop the service
-        os.write(2, line.encode("utf-8", "backslashreplace") + b"\n")
+    data = line.encode("utf-8", "backslashreplace") + b"\n"
+    # A full disk, a closed pipe, or one that nobody reads must not stop the service.
+    with contextlib.suppress(OSError):
+        while data and _is_writable(2):
+            data = data[os.write(2, data[:_ATOMIC]) :]
+
+
+def _is_writable(descriptor: int) -> bool:
+    """Whether so many bytes as a pipe takes at once can be written without waiting (pipe(7))."""
+    look = select.poll()
+    look.register(descriptor, select.POLLOUT)
+    return any(event & select.POLLOUT for _, event in look.poll(0))
 
 
 log = Log()

@@ -38,4 +38,8 @@ class Pulse:
         naps = self._counts[0]
         if naps & 1 and naps != self._rung:
             self._rung = naps
-            os.kill(os.getppid(), INTERRUPT)  # who is not our leader ignores it
+            self.ring()
+
+    def ring(self) -> None:
+        """Wake the parent; who is not our leader ignores it."""
+        os.kill(os.getppid(), INTERRUPT)

@@ -89,6 +89,15 @@ class Slot:
         return self.seconds[self.loop]
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether the worker was told to stop; written by the worker."""
+        return self.counts[self.loop + 2] != 0
+
+    @is_leaving.setter
+    def is_leaving(self, value: bool) -> None:
+        self.counts[self.loop + 2] = int(value)
+
+    @property
     def used(self) -> int:
         """How many lanes have ever been used; written by the worker."""
         return self.counts[self.loop + 1]
@@ -130,6 +139,7 @@ class Slot:
         for lane in range(self.used):
             self.forget_held_in(lane)
         self.seconds[self.loop] = 0.0
+        self.is_leaving = False
 
     def count_served(self) -> int:
         """Return how many connections and datagrams have been served, by all who had the slot."""

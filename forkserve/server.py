@@ -162,10 +162,14 @@ class Server:
         what run() raises.
         """
         self._hooks.start_leader()
+        if not superior.is_for_us():
+            raise SystemExit  # from the user's fork: the leader is the other one
         mask = signals.without_ours(signals.block())  # whatever the user's module has done to it
         listeners = self._listen_under(superior)
         superior.say_loaded()
-        above = Above(superior.say_ready, superior.fileno(), superior.pid)
+        above = Above(
+            superior.say_ready, superior.fileno(), superior.pid, say_leaving=superior.say_leaving
+        )
         self._lead(listeners, mask, above, superior.board, stop_process(superior.pid))
 
     def _lead(
@@ -196,8 +200,9 @@ class Server:
     def run_alone(self, *, ready_fd: int | None = None) -> None:
         """Serve in this process, with no parent above it, until TERM or INT; blocks.
 
-        For debuggers: in every mode, by one worker. Raises ListenError, and BootError if a hook
-        raises.
+        For debuggers: in every mode, by one worker. Signals are held back from its end on, so
+        that one more TERM does not hit a process in ruins. Raises ListenError, and BootError if a
+        hook raises.
         """
         from forkserve.process.alone import Alone
 
@@ -215,7 +220,6 @@ class Server:
         finally:
             for listener in listeners:
                 listener.close()
-            signals.restore(mask)
 
     def start(self) -> None:
         """Serve in this process, in a thread of its own, until stop(); returns when bound.
@@ -289,7 +293,7 @@ class Server:
                 return list(superior.listeners)
             return server.listen_on(superior.listeners)
         if server is not None:
-            kept = server.kept()
+            kept = server.kept(superior.kept)
             listeners = [] if kept is None else server.listen_on([kept])
             again = kept
         else:

@@ -184,6 +184,7 @@ def giving_kept(kept: Sequence[AnyListener]) -> Iterator[None]:
         listener = _match(self, server_address, left) if bind_and_activate else None
         if listener is None:
             construct(self, server_address, RequestHandlerClass, bind_and_activate)
+            self.forkserve_asked = server_address
             return
         left.remove(listener)
         construct(self, server_address, RequestHandlerClass, bind_and_activate=False)
@@ -198,27 +199,41 @@ def giving_kept(kept: Sequence[AnyListener]) -> Iterator[None]:
         socketserver.TCPServer.__init__ = construct  # type: ignore[method-assign]
 
 
-def find_kept(server: Any) -> AnyListener | None:
-    """Return the listener that the object's constructor was given, if it was."""
-    listener: AnyListener | None = getattr(server, "forkserve_kept", None)
-    return listener
+def find_kept(server: Any, kept: Sequence[AnyListener]) -> AnyListener | None:
+    """Return the listener that the object's constructor was given, or one for any port it wants.
+
+    Which of several objects that want any port is the one to be served, is not known before.
+    """
+    given: AnyListener | None = getattr(server, "forkserve_kept", None)
+    asked = getattr(server, "forkserve_asked", None)
+    if given is not None or not isinstance(asked, tuple) or asked[1] != 0:
+        return given
+    for listener in kept:
+        if _is_alike(server, listener) and not listener.path:
+            port = listener.socket.getsockname()[1]
+            if _is_at(server, (asked[0], port), listener):
+                return listener
+    return None
 
 
 def _match(server: Any, asked: Any, kept: Sequence[AnyListener]) -> AnyListener | None:
-    """Return the kept listener where an object wants to be: port 0 is any on that host."""
+    """Return the kept listener where an object wants to be."""
     for listener in kept:
-        own = listener.socket
-        is_alike = (own.family, own.type) == (server.address_family, server.socket_type)
-        if is_alike and _is_at(server, asked, listener):
+        if _is_alike(server, listener) and _is_at(server, asked, listener):
             return listener
     return None
+
+
+def _is_alike(server: Any, listener: AnyListener) -> bool:
+    own = listener.socket
+    return (own.family, own.type) == (server.address_family, server.socket_type)
 
 
 def _is_at(server: Any, asked: Any, listener: AnyListener) -> bool:
     if listener.path:
         return asked == listener.path and identify(listener.path) is not None
     host, port = listener.socket.getsockname()[:2]
-    return isinstance(asked, tuple) and asked[1] in (0, port) and _resolve(server, asked) == host
+    return isinstance(asked, tuple) and asked[1] == port and _resolve(server, asked) == host
 
 
 def _resolve(server: Any, asked: tuple[Any, ...]) -> str:

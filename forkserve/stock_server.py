@@ -82,9 +82,12 @@ class StockServer:
             failed.pop_all()
         return list(self._servers)
 
-    def kept(self) -> AnyListener | None:
-        """Return the listener of an earlier generation that the object's constructor was given."""
-        return find_kept(self._server)
+    def kept(self, listeners: Sequence[AnyListener] = ()) -> AnyListener | None:
+        """Return the listener of an earlier generation that is this object's.
+
+        Its constructor was given it, or has asked for any port, and it is one of these.
+        """
+        return find_kept(self._server, listeners)
 
     def leave(self) -> None:
         """Close the socket that the object has bound, and remove the file of a Unix one."""

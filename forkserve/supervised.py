@@ -97,6 +97,9 @@ def _lead(target: str, settings: Settings, superior: Superior) -> int:
     signals.write_stacks_when_asked()
     try:
         make_server(target, settings, superior.kept).run_under(superior)
+    except SystemExit:
+        log.error("the target's module has forked, and both processes came back: this one ends")
+        return 1
     except ListenerDied as error:  # our supervisor may revive what we cannot
         log.debug("%s", error)
         return LISTENER_DIED

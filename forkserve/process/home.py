@@ -72,6 +72,7 @@ class Superior:
         self.board = board
         self.generation = generation
         self.pid = os.getppid()
+        self.leader = os.getpid()
         self._home = home
         self._channel = channel
 
@@ -92,6 +93,14 @@ class Superior:
     def say_loaded(self) -> None:
         """Say that the user's code is imported, and workers are about to start."""
         self._channel.send("loaded")
+
+    def is_for_us(self) -> bool:
+        """Whether this is the leader, and not a process that the user's code has forked from it."""
+        return os.getpid() == self.leader
+
+    def say_leaving(self) -> None:
+        """Say that we stop accepting: news if the supervisor has not asked for it."""
+        self._channel.send("leaving")
 
     def say_ready(self) -> None:
         """Say that every worker is ready: from here on we end in order if our supervisor dies."""

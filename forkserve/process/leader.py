@@ -56,6 +56,7 @@ class Above(NamedTuple):
     lifeline: int | None = None  # at its end when the supervisor is
     supervisor: int = 0  # its process id
     private: Sequence[int] = ()  # descriptors that are of no use to a worker
+    say_leaving: Callable[[], None] = lambda: None
 
 
 class Leader:
@@ -143,11 +144,23 @@ class Leader:
             for pid, code in collect(self._workers):
                 self._bury(pid, code)
             self._overseer.note_stops(collect_stops(self._workers), monotonic())
+        self._note_leaving(monotonic())
         plan = decide(self._view(), monotonic())
         self._act(plan)
         if not (plan.is_over or plan.has_acts() or self._oversee()):
             self._sleep(plan)
         return plan.is_over
+
+    def _note_leaving(self, now: float) -> None:
+        """See who was told to stop by somebody else: its place is empty, its time is bounded."""
+        for pid, worker in self._workers.items():
+            if self._slots[pid].is_leaving and worker.phase is Phase.SERVING:
+                due = now + self._bounds.drain_timeout
+                leaving = worker._replace(phase=Phase.STOPPING, due=due, is_outdated=True)
+                self._workers[pid] = leaving
+                if not (self._phase.is_ending() or worker.is_outdated):
+                    log.warning("worker %d was told to stop, not by us: another one starts", pid)
+                    self._spawn_at[worker.slot] = now
 
     def _sleep(self, plan: Plan) -> None:
         """Wait for what comes, or until it is time to decide or to look again."""
@@ -273,6 +286,7 @@ class Leader:
             timeout,
         )
         self._phase = Phase.STOPPING
+        self._above.say_leaving()
         self._quiesce()
 
     def _hurry(self, why: str) -> None:

@@ -235,6 +235,8 @@ class Supervisor:
         is_reload, self._is_reload_wanted = self._is_reload_wanted, False
         number = self._last_number + 1
         if is_reload:
+            for listener in self._listeners:
+                listener.put_back()
             log.info("SIGHUP: loading the code again, as generation %d", number)
         now = monotonic()
         flush()
@@ -318,8 +320,21 @@ class Supervisor:
         elif message.kind == "failed":
             status, _, reason = message.text.partition(" ")
             generation.failure = int(status), reason
+        elif message.kind == "leaving":
+            self._note_leaving(generation)
         elif generation.phase is Phase.BOOTING:
             self._hand_over_to(generation)
+
+    def _note_leaving(self, generation: Generation) -> None:
+        """See that a leader was told to stop by somebody else: another one is needed."""
+        if generation.phase is Phase.SERVING and not self._phase.is_ending():
+            generation.phase = Phase.STOPPING
+            generation.due = monotonic() + self._bounds.drain_timeout + SLACK
+            log.warning(
+                "leader %d (generation %d) was told to stop, not by us: the next generation starts",
+                generation.pid,
+                generation.number,
+            )
 
     def _hand_over_to(self, generation: Generation) -> None:
         before = self._serving()

@@ -99,6 +99,9 @@ class Worker:
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         self._service.stop.request()
+        self._slot.is_leaving = True
+        if self._service.pulse is not None:
+            self._service.pulse.ring()  # it may not be our leader that has asked
 
     def _on_quit(self, number: int, frame: FrameType | None) -> None:
         self._service.stop.hurry()

@@ -1,10 +1,12 @@
 """A thread for each live connection, and no more threads than it takes."""
 
 import itertools
+import signal
 import threading
 from functools import partial
 from time import monotonic
 
+from forkserve import signals
 from forkserve.acceptor import accept_loop
 from forkserve.door import GRACE, PAUSE
 from forkserve.errors import NoThread
@@ -115,10 +117,16 @@ class Lanes:
         finally:
             with self._leaving:
                 self._service.lanes.remove(lane)
-                if self._service.stop.is_set:
-                    if not self._service.lanes:
-                        self._door.close()  # here, just after finding the queue empty
-                    self._service.wakeup.ring()
+                try:
+                    self._see_lane_off()
+                except OSError:  # a handler has closed what is ours: the main thread is to see it
+                    signal.pthread_kill(threading.main_thread().ident or 0, signals.INTERRUPT)
+
+    def _see_lane_off(self) -> None:
+        if self._service.stop.is_set:
+            if not self._service.lanes:
+                self._door.close()  # here, just after finding the queue empty
+            self._service.wakeup.ring()
 
     # -- the main thread
 
