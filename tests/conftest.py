@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ _MOST_WORKERS = 16
 _TRACEBACK = re.compile(
     r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(.*)$", re.MULTILINE
 )
+_FIGURES = re.compile(r"[\w-]+: kept in ")
 _COMPLAINT = re.compile(
     r"^.*(?:\bERROR\b|\bCRITICAL\b|use of fork\(\)|ResourceWarning|Exception ignored).*$",
     re.MULTILINE,
@@ -35,6 +37,14 @@ def pytest_configure() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Let `-n auto` run two tests for each processor: most of them wait for other processes."""
     return min(2 * len(os.sched_getaffinity(0)), _MOST_WORKERS)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the figures of the trials that have passed: what was promised, and how it was kept."""
+    for report in terminalreporter.stats.get("passed", ()):
+        for line in report.capstdout.splitlines():
+            if _FIGURES.match(line):
+                terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)
