@@ -193,11 +193,12 @@ class Leader:
         for pid in plan.stop:
             timeout = self._bounds.drain_timeout
             self._signal(pid, Phase.STOPPING, timeout, signal.SIGTERM, signals.INTERRUPT)
-        if plan.hurry and self._phase is not Phase.HURRYING:
+        late = sum(self._workers[pid].phase is Phase.STOPPING for pid in plan.hurry)
+        if late and self._phase is not Phase.HURRYING:
             log.warning(
                 "drain timeout of %g s: interrupting what %d worker(s) still serve",
                 self._bounds.drain_timeout,
-                len(plan.hurry),
+                late,
             )
         for pid in plan.hurry:
             self._signal(pid, Phase.HURRYING, KILL_AFTER, signal.SIGQUIT, signals.INTERRUPT)

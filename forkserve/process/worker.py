@@ -45,10 +45,12 @@ class Worker:
         self._slot = slot
         self._ties = ties
         self._is_orphaned = False
+        self._pid = 0
 
     def prepare(self) -> None:
         """Install this process's own handlers; called while signals are held back."""
         service = self._service
+        self._pid = os.getpid()
         service.open(self._slot, self._ties.lifeline, is_watched=True)
         signals.install(
             {
@@ -99,9 +101,10 @@ class Worker:
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         self._service.stop.request()
-        self._slot.is_leaving = True
-        if self._service.pulse is not None:
-            self._service.pulse.ring()  # it may not be our leader that has asked
+        if os.getpid() == self._pid:  # not in a connection's process
+            self._slot.is_leaving = True
+            if self._service.pulse is not None:
+                self._service.pulse.ring()  # it may not be our leader that has asked
 
     def _on_quit(self, number: int, frame: FrameType | None) -> None:
         self._service.stop.hurry()
