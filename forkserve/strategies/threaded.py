@@ -93,11 +93,12 @@ class Lanes:
 
     def arrive(self) -> float | None:
         """Let a lane wait, unless enough do."""
-        if self._surplus > 0:
-            self._surplus -= 1
-            return 0
-        if len(self._at_door) >= IDLE_LANES:
-            return 0
+        if not self._door.is_paused:  # else somebody must be there when the pause is over
+            if self._surplus > 0:
+                self._surplus -= 1
+                return 0
+            if len(self._at_door) >= IDLE_LANES:
+                return 0
         self._at_door.append(None)
         return None
 
