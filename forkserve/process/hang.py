@@ -85,7 +85,7 @@ _NEVER = float("inf")
 _PAUSES = {
     Act.INTERRUPT: INTERRUPT_PAUSE,
     Act.DUMP: DUMP_PAUSE,
-    Act.REPLACE: _NEVER,
+    Act.REPLACE: DUMP_PAUSE,
     Act.KILL: _NEVER,
 }
 
@@ -189,7 +189,9 @@ class Watch:
         cases = [self._cases.get((sight.pid, (held.lane, held.began))) for held in sight.held]
         if not (sight.is_leaving and cases):
             return []
-        if any(case is None or case.last is not Act.REPLACE for case in cases):
+        if any(
+            case is None or case.last is not Act.REPLACE or now < case.next_at for case in cases
+        ):
             return []
         reason = "nothing is left in it but threads that do not end"
         return self._step(sight, "remains", Act.KILL, reason, now)
@@ -221,7 +223,7 @@ class Watch:
         case = self._cases.get((sight.pid, key))
         self._seen.add((sight.pid, key))
         if case is not None and (case.last is act or now < case.next_at):
-            if case.next_at != _NEVER:
+            if now < case.next_at < _NEVER:
                 self._look_by(case.next_at)
             return []
         self._cases[sight.pid, key] = case = _Case(act, now + _PAUSES[act])

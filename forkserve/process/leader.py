@@ -268,6 +268,16 @@ class Leader:
             self._workers[pid] = worker._replace(is_outdated=True)
             self._spawn_at[worker.slot] = monotonic()
 
+    def _renew(self, slot: int) -> None:
+        """Have another worker in a place where one was killed beside its successor.
+
+        The one may have been woken for a connection that it did not come to accept, and the kernel
+        wakes nobody else for it; but who begins to wait sees what is in the queue.
+        """
+        for pid, worker in tuple(self._workers.items()):
+            if worker.slot == slot and worker.phase is Phase.SERVING:
+                self._outdate(pid)
+
     def _on_orphaned(self) -> None:
         """Our supervisor is gone: its listeners are ours to empty, and we leave."""
         assert self._above.lifeline is not None
@@ -419,6 +429,8 @@ class Leader:
         self._leave(group)
         if worker.is_outdated:
             log.info("worker %d, which was replaced, %s", pid, how)
+            if code < 0:
+                self._renew(worker.slot)
             return
         was_ready = worker.was_ready
         if not was_ready and self._fail_boot(f"worker {pid} {how} before it was ready"):
