@@ -17,7 +17,7 @@ from forkserve.address import (
     UnixgramAddress,
 )
 from forkserve.datagram import DatagramListener
-from forkserve.endpoint import is_bound
+from forkserve.endpoint import ListenerDied, is_bound
 from forkserve.errors import AddressInUse, ListenError, SettingsError
 from forkserve.listener import Listener
 from forkserve.log import log
@@ -93,6 +93,13 @@ def refuse_twins(addresses: Sequence[Address]) -> None:
     twins = {text for text in given if given.count(text) > 1}
     if twins:
         raise SettingsError(f"address {min(twins)} is given twice")
+
+
+def revive(listeners: Sequence[AnyListener]) -> None:
+    """Listen again where somebody has shut a socket down; raises ListenerDied if that fails."""
+    for listener in listeners:
+        if not listener.is_listening() and not listener.revive():
+            raise ListenerDied(f"cannot listen on {listener.address.text} any more")
 
 
 def explain(error: OSError | UnicodeError, address: Address) -> ListenError:

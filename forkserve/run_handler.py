@@ -15,6 +15,7 @@ from forkserve.scoreboard import (
     TIMED_OUT,
     Slot,
     begin,
+    format_inet_peer,
     observe,
 )
 
@@ -131,6 +132,5 @@ def _say(error: BaseException, request: Request) -> int:
 def format_peer(address: "Peer | None") -> str:
     """Return a peer's address as log lines show it."""
     if isinstance(address, tuple) and len(address) > 1 and isinstance(address[0], str):
-        host, port = address[0].removeprefix("::ffff:"), address[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return format_inet_peer(address[0], address[1])
     return str(address) if address else "a Unix socket"

@@ -67,7 +67,6 @@ class Slot:
     """One worker's part of the scoreboard."""
 
     def __init__(self, board: Scoreboard, offset: int, lanes: int) -> None:
-        self.board = board
         self.memory, self.seconds, self.counts = board.memory, board.seconds, board.counts
         self.lanes = lanes
         self._leaders = offset >> 3
@@ -117,22 +116,23 @@ class Slot:
 
     def held_in(self, lane: int) -> Held | None:
         """Return what is being served in a lane."""
-        offset = self._records + lane * _RECORD
-        word = offset >> 3
+        word = self._word(lane)
         began = self.seconds[word]
         if began <= 0:
             return None
-        host, port = _PEER.unpack_from(self.memory, offset)
+        host, port = _PEER.unpack_from(self.memory, word << 3)
         extended, interrupted = self.seconds[word + EXTENDED], self.seconds[word + INTERRUPTED]
-        return Held(lane, began, extended, interrupted, _show_peer(host, port))
+        name = host.rstrip(b"\0").decode(errors="replace")
+        peer = format_inet_peer(name, port) if name else "a Unix socket"
+        return Held(lane, began, extended, interrupted, peer)
 
     def forget_held_in(self, lane: int) -> None:
         """Clear a lane whose process is dead: its successor must not be blamed for it."""
-        self.seconds[(self._records + lane * _RECORD) >> 3] = 0.0
+        self.seconds[self._word(lane)] = 0.0
 
     def last_began(self) -> float:
         """Return when the first lane's last connection began, negative if it has ended."""
-        return self.seconds[self._records >> 3]
+        return self.seconds[self._word(0)]
 
     def forget_held(self) -> None:
         """Clear what a worker held that is dead."""
@@ -178,8 +178,7 @@ def observe(counts: memoryview, record: int, seconds: float) -> None:
     counts[(record >> 3) + 4 * bits + (quarters >> (bits - 3))] += 1
 
 
-def _show_peer(host: bytes, port: int) -> str:
-    text = host.rstrip(b"\0").decode(errors="replace").removeprefix("::ffff:")
-    if not text:
-        return "a Unix socket"
-    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+def format_inet_peer(host: str, port: int) -> str:
+    """Return a peer's address as log lines show it: an IPv4 one as such, also on a dual stack."""
+    host = host.removeprefix("::ffff:")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -65,12 +65,10 @@ class Superior:
         home: Home,
         channel: Channel,
         board: Scoreboard,
-        generation: int,
     ) -> None:
         self.listeners = listeners
         self.kept = home.kept
         self.board = board
-        self.generation = generation
         self.pid = os.getppid()
         self.leader = os.getpid()
         self._home = home

@@ -9,14 +9,14 @@ from time import monotonic
 from typing import NamedTuple
 
 from forkserve import signals
-from forkserve.binding import AnyListener
+from forkserve.binding import AnyListener, revive
 from forkserve.endpoint import LISTENER_DIED, ListenerDied
 from forkserve.errors import BootError
 from forkserve.log import log
 from forkserve.process.cause import OomCounter, describe, describe_stuck
 from forkserve.process.fork import flush, fork
 from forkserve.process.group import Group
-from forkserve.process.hang import Act, Kind, Timeouts, Verdict
+from forkserve.process.hang import DUMP_PAUSE, Act, Kind, Timeouts, Verdict
 from forkserve.process.inbox import Inbox, open_pipe
 from forkserve.process.overseer import Overseer
 from forkserve.process.phase import Phase
@@ -410,7 +410,7 @@ class Leader:
         self._dump(pid, reason)
         self._reasons[pid] = reason
         self._fail_boot(f"worker {pid} {reason}")
-        self._signal(pid, Phase.HURRYING, 0.3)  # so long for its stack to be written
+        self._signal(pid, Phase.HURRYING, DUMP_PAUSE)
 
     def _bury(self, pid: int, code: int) -> None:
         if pid in self._ready_pipes:
@@ -476,10 +476,11 @@ class Leader:
         return True
 
     def _revive_listeners(self) -> bool:
-        for listener in self._listeners:
-            if not listener.is_listening() and not listener.revive():
-                self._end_with(ListenerDied(f"cannot listen on {listener.address.text} any more"))
-                return False
+        try:
+            revive(self._listeners)
+        except ListenerDied as error:
+            self._end_with(error)
+            return False
         return True
 
     def _end_with(self, failure: Exception) -> None:

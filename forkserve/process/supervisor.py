@@ -9,7 +9,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from forkserve import signals
-from forkserve.binding import AnyListener
+from forkserve.binding import AnyListener, revive
 from forkserve.endpoint import LISTENER_DIED, ListenerDied
 from forkserve.errors import BootError, ForkserveError
 from forkserve.log import log
@@ -18,6 +18,7 @@ from forkserve.process.cause import describe
 from forkserve.process.channel import Message, open_channel
 from forkserve.process.fork import flush, fork
 from forkserve.process.generations import SupervisorView, decide
+from forkserve.process.hang import DUMP_PAUSE
 from forkserve.process.home import Home, Superior
 from forkserve.process.inbox import Inbox
 from forkserve.process.phase import Phase
@@ -31,7 +32,6 @@ KILL_AFTER = 2.0  # from the hurry: a leader needs a second of them for its work
 SLACK = 1.0  # a leader's own verdict comes first
 LIVED_LONG = 10.0
 REPLACEMENT_PAUSE = 0.5  # between leaders that die soon after they were ready
-EVIDENCE = 0.3  # seconds for a stack to be written before the kill
 
 
 class LeaderFailed(ForkserveError):
@@ -218,7 +218,7 @@ class Supervisor:
             log.warning("SIGHUP: the first generation is not ready yet; nothing to load again")
         elif not self._phase.is_ending():
             self._is_reload_wanted, self._spawn_at = True, 0.0
-            if any(one.phase is Phase.BOOTING for one in self._generations.values()):
+            if self._is_booting():
                 log.info("SIGHUP: another reload is under way; this one follows it")
 
     def _end(self, phase: Phase) -> None:
@@ -294,7 +294,6 @@ class Supervisor:
                 generation.home,
                 generation.leaders_end,
                 generation.board,
-                generation.number,
             )
         )
 
@@ -360,6 +359,9 @@ class Supervisor:
                 listener.close()
         self._home = generation.home.used
 
+    def _is_booting(self) -> bool:
+        return any(one.phase is Phase.BOOTING for one in self._generations.values())
+
     def _serving(self) -> Generation | None:
         serving = [g for g in self._generations.values() if g.phase is Phase.SERVING]
         return serving[-1] if serving else None
@@ -368,7 +370,7 @@ class Supervisor:
         reason = f"not ready after {self._bounds.boot_timeout:g} s (boot timeout)"
         generation.failure = BootError.exit_status, f"leader {generation.pid} was {reason}"
         log.error("leader %d was %s; this is where it is:", generation.pid, reason)
-        self._send(generation.pid, Phase.HURRYING, signals.DUMP, EVIDENCE)
+        self._send(generation.pid, Phase.HURRYING, signals.DUMP, DUMP_PAUSE)
 
     def _bury(self, pid: int, code: int) -> None:
         if pid in self._orphans:
@@ -429,7 +431,7 @@ class Supervisor:
         has_lived = now - generation.ready_at > LIVED_LONG
         self._spawn_at = now if has_lived else self._replaced_at + REPLACEMENT_PAUSE
         self._replaced_at, self._failures = max(now, self._spawn_at), 0
-        is_booting = any(one.phase is Phase.BOOTING for one in self._generations.values())
+        is_booting = self._is_booting()
         say = log.warning if code == LISTENER_DIED else log.error
         say(
             "leader %d (generation %d) %s; %s generation %d from the code on disk",
@@ -441,10 +443,11 @@ class Supervisor:
         )
 
     def _revive_listeners(self) -> bool:
-        for listener in (*self._listeners, *self._home):
-            if not listener.is_listening() and not listener.revive():
-                self._end_with(ListenerDied(f"cannot listen on {listener.address.text} any more"))
-                return False
+        try:
+            revive([*self._listeners, *self._home])
+        except ListenerDied as error:
+            self._end_with(error)
+            return False
         return True
 
     def _fail_boot(self, failure: ForkserveError) -> bool:

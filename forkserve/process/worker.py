@@ -44,7 +44,6 @@ class Worker:
         self._strategy = strategy
         self._slot = slot
         self._ties = ties
-        self._is_orphaned = False
         self._pid = 0
 
     def prepare(self) -> None:
@@ -121,8 +120,7 @@ class Worker:
 
     def _on_orphaned(self, number: int, frame: FrameType | None) -> None:
         """Nobody may be left to hurry us: do it ourselves."""
-        self._is_orphaned = os.getppid() != self._ties.leader
-        if self._is_orphaned:
+        if os.getppid() != self._ties.leader:
             self._service.alarm.set(Due.DRAIN_TIMEOUT, monotonic() + self._ties.drain_timeout)
             self._service.stop.retire()
             self._service.interrupt_as_asked()
