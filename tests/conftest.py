@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support import processes, server
+from tests.support.faults import Fifo
 
 _PR_SET_CHILD_SUBREAPER = 36
 _MOST_WORKERS = 16
@@ -67,6 +68,13 @@ def epilogue(tmp_path: Path) -> Iterator[None]:
     assert _signal_handlers() == handlers
     if not any(one.destroyed for one in servers):
         assert processes.socket_files(tmp_path) == []
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[Fifo]:
+    """Return what lets a blocked handler go on."""
+    with contextlib.closing(Fifo(tmp_path)) as fifo:
+        yield fifo
 
 
 def complaints(text: str, expect: str | None) -> list[str]:

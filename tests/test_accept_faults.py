@@ -7,9 +7,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,6 @@ TRANSIENT = spread(
     ]
 )
 SHORTAGES = spread(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EUCLEAN"])
-
-
-@pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Fifo]:
-    """Return what lets a blocked handler go on."""
-    with closing(Fifo(tmp_path)) as fifo:
-        yield fifo
 
 
 def family_pids(server: Server) -> list[int]:

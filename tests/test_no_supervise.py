@@ -6,7 +6,7 @@ import pty
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from tests.support.modes import (
     Mode,
     named,
 )
-from tests.support.server import TCP, Server, handler, run_command, running, starting
+from tests.support.server import TCP, handler, run_command, running, starting
 from tests.support.waiting import Stopwatch, becomes, eventually, pause
 
 ALONE = "--no-supervise"
@@ -44,21 +44,6 @@ every_mode = pytest.mark.parametrize(
 )
 IN_ONE_PROCESS = [mode for mode in ALONE_MODES if mode.lasting]
 in_one_process = pytest.mark.parametrize("mode", IN_ONE_PROCESS, ids=named(IN_ONE_PROCESS))
-
-
-@pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Fifo]:
-    """Return what lets a blocked handler go on."""
-    with closing(Fifo(tmp_path)) as fifo:
-        yield fifo
-
-
-@contextmanager
-def in_service(server: Server, line: str) -> Iterator[socket.socket]:
-    """Yield a client whose handler is just busy with this line."""
-    with clients.connect(server.address, 30) as client:
-        assert clients.command(client, f"announce {line}") == "started"
-        yield client
 
 
 # -- who serves
@@ -248,7 +233,7 @@ def test_what_runs_finishes(number: signal.Signals, mode: Mode, fifo: Fifo) -> N
     """A handler at work finishes, then the command ends with 0 and leaves no child."""
     with (
         running(ACTS, *mode.arguments, ALONE) as server,
-        in_service(server, f"wait-for {fifo.path}") as busy,
+        clients.in_service(server.address, f"wait-for {fifo.path}") as busy,
     ):
         server.signal(number)
         fifo.release()

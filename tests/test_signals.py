@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -41,21 +41,6 @@ side_by_side = pytest.mark.parametrize(
 ACCEPTING = [mode for mode in MODES if mode.mode in {"thread", "process"}]
 
 
-@pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Fifo]:
-    """Return what lets a blocked handler go on."""
-    with closing(Fifo(tmp_path)) as fifo:
-        yield fifo
-
-
-@contextmanager
-def in_service(server: Server, line: str) -> Iterator[socket.socket]:
-    """Yield a client whose handler is just busy with this line."""
-    with clients.connect(server.address, 30) as client:
-        assert clients.command(client, f"announce {line}") == "started"
-        yield client
-
-
 def is_refused(address: str) -> bool:
     """Tell whether nobody listens there any more."""
     try:
@@ -87,7 +72,7 @@ def test_what_runs_finishes(number: signal.Signals, mode: Mode, fifo: Fifo) -> N
     """A handler at work at a stop finishes, and the log says that it is waited for."""
     with (
         running(ACTS, *mode.arguments) as server,
-        in_service(server, f"wait-for {fifo.path}") as busy,
+        clients.in_service(server.address, f"wait-for {fifo.path}") as busy,
     ):
         server.signal(number)
         server.wait_for_line(r"waiting for \d+")
@@ -103,7 +88,7 @@ def test_new_clients_are_refused_at_once(mode: Mode, fifo: Fifo) -> None:
     """While one handler is waited for, others who connect are refused, not left waiting (F88)."""
     with (
         running(ACTS, *mode.arguments) as server,
-        in_service(server, f"wait-for {fifo.path}") as busy,
+        clients.in_service(server.address, f"wait-for {fifo.path}") as busy,
     ):
         server.signal(signal.SIGTERM)
         eventually(lambda: is_refused(server.address))
@@ -215,7 +200,7 @@ def test_handler_that_cannot_be_interrupted_is_killed(how: str, mode: Mode, fifo
     expect = "kill"
     with (
         running(ACTS, *mode.arguments, "--drain-timeout", timeout, expect=expect) as server,
-        in_service(server, f"wait-for {fifo.path}") as busy,
+        clients.in_service(server.address, f"wait-for {fifo.path}") as busy,
     ):
         watch = Stopwatch()
         server.signal(signal.SIGQUIT if how == "quit" else signal.SIGTERM)
@@ -462,7 +447,7 @@ def test_killed_supervisor_takes_everybody_along(mode: Mode) -> None:
 def test_killed_supervisor_with_a_busy_handler(mode: Mode, fifo: Fifo) -> None:
     """A busy handler finishes although the supervisor is dead, then all leave (F64)."""
     with running(ACTS, *mode.arguments, status=None) as server:
-        with in_service(server, f"wait-for {fifo.path}") as busy:
+        with clients.in_service(server.address, f"wait-for {fifo.path}") as busy:
             family = server.family()
             server.kill()
             fifo.release()
@@ -555,7 +540,10 @@ def test_handler_shuts_the_server_down(kind: object, mode: Mode, tmp_path: Path)
 def test_thread_in_a_long_computation(act: str, name: str) -> None:
     """A thread that computes in C finishes after TERM and is cut off by QUIT (F84)."""
     mode = MODE[name]
-    with running(ACTS, *mode.arguments, expect="kill") as server, in_service(server, act) as client:
+    with (
+        running(ACTS, *mode.arguments, expect="kill") as server,
+        clients.in_service(server.address, act) as client,
+    ):
         watch = Stopwatch()
         server.signal(signal.SIGTERM if act == "burn 0.5" else signal.SIGQUIT)
         if act == "burn 0.5":

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -68,13 +68,6 @@ def site(tmp_path: Path) -> Site:
     return site
 
 
-@pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Fifo]:
-    """Return what lets a blocked handler, or a module, go on."""
-    with closing(Fifo(tmp_path)) as fifo:
-        yield fifo
-
-
 def children(pid: int) -> list[int]:
     """Return the children of a process, in the order of their numbers."""
     return sorted(one.pid for one in processes.descendants(pid) if one.parent == pid)
@@ -107,14 +100,6 @@ def show(client: socket.socket) -> str:
     """Return a client's address as the log shows it."""
     host, port = client.getsockname()[:2]
     return f"{host}:{port}"
-
-
-@contextmanager
-def in_service(address: str, line: str) -> Iterator[socket.socket]:
-    """Yield a client whose handler is just busy with this line."""
-    with clients.connect(address, 30) as client:
-        assert clients.command(client, f"announce {line}") == "started"
-        yield client
 
 
 # -- the tree
@@ -400,7 +385,7 @@ def test_queued_clients_at_a_reload(fifo: Fifo) -> None:
     """Whoever waits in the queue is served by whoever comes first, and nobody is refused."""
     with (
         running(ACTS, "iterative") as server,
-        in_service(server.address, f"wait-for {fifo.path}") as busy,
+        clients.in_service(server.address, f"wait-for {fifo.path}") as busy,
         clients.several(server.address, 20) as queued,
     ):
         for client in queued:
@@ -819,7 +804,7 @@ def test_a_home_that_moves(transport: str, home: Home, fifo: Fifo) -> None:
     home.deploy(places[0], kind)
     with (
         home.running("-m", "iterative") as server,
-        in_service(there[0], f"wait-for {fifo.path}") as busy,
+        clients.in_service(there[0], f"wait-for {fifo.path}") as busy,
         clients.several(there[0], 5) as queued,
     ):
         for client in queued:

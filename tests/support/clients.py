@@ -120,6 +120,14 @@ def ask_json(address: str, line: str) -> Any:
     return json.loads(ask_line(address, line))
 
 
+@contextlib.contextmanager
+def in_service(address: str, line: str) -> Iterator[socket.socket]:
+    """Yield a client whose handler is just busy with this line."""
+    with connect(address, 30) as client:
+        assert command(client, f"announce {line}") == "started"
+        yield client
+
+
 def reset(client: socket.socket) -> None:
     """End a connection with a reset instead of an orderly end."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
