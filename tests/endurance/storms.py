@@ -453,7 +453,7 @@ TWO_SIGNALS: list[Scenario[Any]] = [
 POINTS: list[Scenario[Any]] = [
     Scenario(f"term-in-{name}", partial(act, PREFORK), small=Points(small), full=Points(full))
     for name, act, small, full in (
-        ("boot", boot, 8, 110),
+        ("boot", boot, 8, 130),
         ("reload", reload, 6, 60),
         ("stop", stop, 3, 30),
         ("fork", fork, 3, 30),
