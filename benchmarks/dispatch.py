@@ -22,10 +22,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.cpu import cpu_seconds
-from benchmarks.figures import Verdict, ratio
 from benchmarks.generator import Failed, Generator
 from benchmarks.servers import Server, forkserve, peer
+from forkserve.bench.figures import Verdict, ratio
+from forkserve.bench.usage import cpu_seconds
 
 SETTLE = 0.1
 HANDLERS = {"peer": "UntilEnd", "server": "Once", "datagram": "OneDatagram"}

@@ -26,10 +26,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.cpu import cpu_seconds, tree
-from benchmarks.figures import Verdict, ratio
 from benchmarks.generator import Generator
 from benchmarks.servers import CHECKOUT, Server, forkserve, peer
+from forkserve.bench.figures import Verdict, ratio
+from forkserve.bench.usage import cpu_seconds, tree
 
 SIZE = 64
 AT_ONCE = 250

@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import re
-import select
 import statistics
 import subprocess
 import sys
@@ -32,9 +31,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.cpu import tree
-from benchmarks.figures import Verdict
-from benchmarks.servers import BOOT_TIMEOUT, Server
+from benchmarks.servers import CHECKOUT
+from forkserve.bench.figures import Verdict
+from forkserve.bench.server import Server
+from forkserve.bench.usage import tree
 
 WORKERS = 4
 CLIENTS = 8
@@ -123,34 +123,26 @@ control_socket_disable = True
 """
 
 
-class Gunicorn(Server):
-    """A gunicorn with one line on standard error for each worker that has the application."""
-
-    def _read_port(self) -> int:
-        said = b""
-        while said.count(b"worker is ready") < WORKERS:
-            ready, _, _ = select.select([self._stderr], [], [], BOOT_TIMEOUT)
-            data = os.read(self._stderr.fileno(), 4096) if ready else b""
-            said += data
-            if not data:
-                raise RuntimeError(f"{self.command} did not get ready:\n{said.decode()}")
-        found = re.search(rb"Listening at: http://127\.0\.0\.1:(\d+)", said)
-        assert found
-        return int(found[1])
+def find_workers_ready(said: str) -> str | None:
+    """Return where a gunicorn listens whose workers all have the application."""
+    found = re.search(r"Listening at: http://(127\.0\.0\.1:\d+)", said)
+    return found[1] if found and said.count("worker is ready") >= WORKERS else None
 
 
 def ours(environment: list[str]) -> Server:
     """Return the application served by us."""
     options = ["-m", "prefork", "-w", str(WORKERS), "-b", "tcp://127.0.0.1:0"]
     command = [sys.executable, "-m", "forkserve", "run", "quiet:Quiet", *options]
-    return Server(["env", *environment, *command])
+    return Server(["env", *environment, *command], folder=CHECKOUT)
 
 
 def theirs(environment: list[str], *options: str, settings: str = "gunicorn_settings") -> Server:
     """Return the application served by gunicorn."""
     command = [sys.executable, "-m", "gunicorn", "-w", str(WORKERS), "-b", "127.0.0.1:0"]
     options = ("-c", f"python:{settings}", *options, "catalogue:application")
-    return Gunicorn(["env", *environment, *command, *options])
+    return Server(
+        ["env", *environment, *command, *options], folder=CHECKOUT, find_ready=find_workers_ready
+    )
 
 
 SERVERS: dict[str, Callable[[list[str]], Server]] = {

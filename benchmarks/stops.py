@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.figures import Verdict
 from benchmarks.generator import Generator
 from benchmarks.servers import Server, forkserve
+from forkserve.bench.figures import Verdict
 
 CLIENTS = 16
 LOAD_BEFORE = 0.25

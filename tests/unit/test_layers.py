@@ -15,6 +15,11 @@ PACKAGE = Path(forkserve.__file__).parent
 ROWS = (
     ("__main__",),
     ("cli",),
+    ("bench.rounds", "bench.idle"),
+    ("bench.load", "bench.server"),
+    ("bench",),
+    ("bench.conversation", "bench.usage", "bench.environment"),
+    ("bench.figures", "bench.table", "bench.chart"),
     ("supervised",),
     ("__init__",),
     ("server",),
@@ -84,11 +89,12 @@ ONLY_IN = {
     "os.waitid": {"process.reaper"},
     "os.wait": set(),
     "os.wait3": set(),
-    "os.wait4": set(),
+    "os.wait4": {"bench.server"},
     # signals: a process that is told to end while it boots has nothing to clean up yet
     "os._exit": {"process.fork", "signals"},
     # parents their children; libc, pulse and view the parent; signals itself
     "os.kill": {
+        "bench.server",
         "process.leader",
         "process.libc",
         "process.supervisor",

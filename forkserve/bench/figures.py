@@ -1,5 +1,6 @@
-"""What can be said of figures from paired rounds: medians, ratios, how sure they are."""
+"""What can be said of figures: percentiles, ratios of paired rounds, how sure they are."""
 
+import math
 import random
 import statistics
 from collections.abc import Sequence
@@ -17,6 +18,16 @@ class Ratio:
     low: float
     high: float
 
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the interval is so wide that the ratio says little: 10 % to a side."""
+        return self.high - self.low > 0.2 * self.median
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether one of the two is better for sure, as far as the rounds can tell."""
+        return self.low > 1 or self.high < 1
+
     def __str__(self) -> str:
         return f"{self.median:5.3f} [{self.low:.3f} {self.high:.3f}]"
 
@@ -30,6 +41,16 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     )
     low, high = medians[RESAMPLES // 40], medians[-RESAMPLES // 40]
     return Ratio(statistics.median(pairs), low, high)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the least of some ordered figures that so great a share of them does not exceed.
+
+    Exact (nearest rank); nan without figures.
+    """
+    if not ordered:
+        return math.nan
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,420 @@
+"""Make load and check every byte that comes back: one process, one wait.
+
+The process reads an order and a conversation from its standard input and writes what became of
+each connection to its standard output, both pickled. Latencies are kept one by one, so percentiles
+are exact. At a rate, the time of a request counts from the moment when it fell due, whether a
+connection was free by then or not: a server that stalls is not spared the requests that it has
+kept from being sent ("coordinated omission", G. Tene).
+"""
+
+import enum
+import errno
+import heapq
+import pickle
+import select
+import signal
+import socket
+import sys
+from array import array
+from dataclasses import dataclass, field
+from time import monotonic, process_time
+
+from forkserve.bench.conversation import (
+    Converse,
+    EndWriting,
+    Pause,
+    Read,
+    ReadExactly,
+    ReadToEnd,
+    ReadUntil,
+    ScriptError,
+    Send,
+    Step,
+    Talk,
+    WrongAnswer,
+)
+
+CHUNK = 65536
+PAUSE_AFTER_REFUSAL = 0.005
+PRECISE = 0.0002  # so long before a due moment we do not sleep any more
+REFUSED = ("refused", "reset while connecting", "connect timeout")
+OUTCOMES = (
+    "ok",
+    *REFUSED,
+    "reset",  # after the connection was made
+    "cut short",  # an end before the answer was whole
+    "unanswered",
+    "wrong answer",
+    "other",
+)
+_NOT_CONNECTED = {
+    errno.ECONNREFUSED: "refused",
+    errno.EAGAIN: "refused",  # a Unix socket's backlog is full
+    errno.ENOENT: "refused",
+    errno.ECONNRESET: "reset while connecting",
+    errno.EPIPE: "reset while connecting",
+    errno.ETIMEDOUT: "connect timeout",
+}
+_READABLE, _WRITABLE = select.EPOLLIN, select.EPOLLOUT
+_LOOK = 0.25  # seconds between two looks for those who wait too long
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How much load, and where."""
+
+    address: str  # tcp://, unix://, udp:// or unixgram://
+    concurrency: int  # so many connections at a time, at most
+    seconds: float
+    rate: float = 0.0  # requests a second that fall due; 0: the next one when one has ended
+    requests: int = 1  # on one connection; 0: as many as there is time for
+    connections: int = 0  # stop after so many; 0: when the time is up
+    patience: float = 10.0  # seconds for one connection, or one request on a kept one
+    source: str = ""  # the address to connect from, which gives ports of one's own
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of the requests of one process."""
+
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    latencies: "array[float]" = field(default_factory=lambda: array("d"))  # seconds, of good ones
+    seconds: float = 0.0
+    cpu: float = 0.0  # seconds of this process
+    complaint: str = ""  # what was wrong with the first wrong answer
+    script_error: str = ""
+
+
+def split_address(address: str) -> tuple[socket.AddressFamily, socket.SocketKind, object]:
+    """Return the family, the kind and the socket module's address of one of ours."""
+    scheme, _, rest = address.partition("://")
+    kind = socket.SOCK_DGRAM if scheme in ("udp", "unixgram") else socket.SOCK_STREAM
+    if scheme.startswith("unix"):
+        return socket.AF_UNIX, kind, rest
+    host, _, port = rest.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return family, kind, (host, int(port))
+
+
+class _State(enum.Enum):
+    CONNECTING = enum.auto()
+    TALKING = enum.auto()
+    PAUSING = enum.auto()
+    IDLE = enum.auto()  # kept, and nothing has fallen due
+
+
+class _Client:
+    """One connection on its way through its conversations."""
+
+    __slots__ = ("buffer", "events", "left", "since", "sock", "started", "state", "step", "talk",
+                 "unsent")  # fmt: skip
+
+    talk: Talk
+    step: Step
+
+    def __init__(self, sock: socket.socket, left: int) -> None:
+        self.sock = sock
+        self.state = _State.CONNECTING
+        self.left = left  # requests that may follow on this connection; negative: any number
+        self.since = self.started = 0.0  # when the request fell due, and when it really began
+        self.buffer = b""
+        self.unsent = b""
+        self.events = 0
+
+
+class Load:
+    """The clients of one process, and what became of them."""
+
+    def __init__(self, order: Order, converse: Converse) -> None:
+        self.order = order
+        self.converse = converse
+        self.result = Result()
+        self.family, self.kind, self.target = split_address(order.address)
+        self._is_datagram = self.kind == socket.SOCK_DGRAM
+        self._poller = select.epoll()
+        self._alive: dict[int, _Client] = {}
+        self._idle: list[_Client] = []
+        self._timers: list[tuple[float, int, _Client]] = []  # the number keeps clients uncompared
+        self._kept_out: list[float] = []  # until when clients that could not connect wait
+        self._made = self._begun = 0
+        self._interval = 1 / order.rate if order.rate else 0.0
+        self._due = self._finish = self._look_at = 0.0
+        self._is_stopped = False
+
+    def stop(self, *_: object) -> None:
+        """Begin nothing new, and let run() return when the last client is done."""
+        self._is_stopped = True
+
+    def run(self) -> Result:
+        """Keep the clients busy until the time is up, let them finish, and return the result."""
+        begin = now = self._due = monotonic()
+        spent = process_time()
+        self._finish = begin + self.order.seconds
+        while True:
+            self._begin_what_is_due(now)
+            if not self._is_going(now):
+                self._dismiss_idle()
+                if not self._alive:
+                    break
+            self._wait(now)
+            now = monotonic()
+            self._end_pauses(now)
+            self._give_up_on_the_late(now)
+        self._poller.close()
+        self.result.seconds = monotonic() - begin
+        self.result.cpu = process_time() - spent
+        return self.result
+
+    def _is_going(self, now: float) -> bool:
+        if self.order.connections and self._made >= self.order.connections:
+            return False
+        return now < self._finish and not self._is_stopped
+
+    def _has_room(self, now: float) -> bool:
+        while self._kept_out and self._kept_out[0] <= now:
+            self._kept_out.pop(0)
+        return len(self._alive) + len(self._kept_out) < self.order.concurrency
+
+    def _begin_what_is_due(self, now: float) -> None:
+        while self._is_going(now):
+            since = self._due if self._interval else now
+            if since > now:
+                return
+            if self._idle:
+                self._begin_request(self._idle.pop(), since, now)
+            elif self._has_room(now):
+                self._connect(since, now)
+            else:
+                return
+            self._due += self._interval
+
+    def _wait(self, now: float) -> None:
+        wake = now + _LOOK
+        if self._is_going(now):
+            wake = min([wake, self._finish, *self._kept_out[:1]])
+            if self._interval and self._due > now:
+                wake = min(wake, self._due - PRECISE)
+        if self._timers:
+            wake = min(wake, self._timers[0][0])
+        for descriptor, _ in self._poller.poll(max(0.0, wake - monotonic()), 256):
+            client = self._alive.get(descriptor)
+            if client is None:
+                continue  # ended by an earlier one of these events
+            if client.state is _State.IDLE:
+                self._idle.remove(client)
+                self._close(client)  # its server ended it between two requests, as it may
+            elif client.state is _State.CONNECTING:
+                self._find_whether_connected(client)
+            else:
+                self._go_on(client, is_ready=True)
+
+    def _end_pauses(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            client = heapq.heappop(self._timers)[2]
+            if client.state is _State.PAUSING:
+                client.state = _State.TALKING
+                if self._next_step(client, None):
+                    self._go_on(client, is_ready=False)
+
+    def _give_up_on_the_late(self, now: float) -> None:
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK
+        for client in list(self._alive.values()):
+            if client.started + self.order.patience < now and client.state is not _State.IDLE:
+                was_connecting = client.state is _State.CONNECTING
+                self._end(client, "connect timeout" if was_connecting else "unanswered")
+
+    def _dismiss_idle(self) -> None:
+        while self._idle:
+            self._close(self._idle.pop())
+
+    # -- one client
+
+    def _connect(self, since: float, now: float) -> None:
+        sock = socket.socket(self.family, self.kind)
+        sock.setblocking(False)
+        self._made += 1
+        client = _Client(sock, self.order.requests)
+        self._alive[sock.fileno()] = client
+        client.since, client.started = since, now
+        try:
+            self._bind(sock)
+            error = sock.connect_ex(self.target)  # type: ignore[arg-type]
+        except OSError as failure:
+            error = failure.errno or errno.EINVAL
+        if error not in (0, errno.EINPROGRESS):
+            self._end(client, _NOT_CONNECTED.get(error, "other"))
+        elif error:
+            self._watch(client, _WRITABLE)
+        else:
+            self._begin_request(client, since, now)
+
+    def _bind(self, sock: socket.socket) -> None:
+        if self.order.source and self.family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24), 1)
+            sock.bind((self.order.source, 0))
+        elif self._is_datagram and self.family == socket.AF_UNIX:
+            sock.bind("")  # a name of the kernel's choice, to be answered at
+
+    def _find_whether_connected(self, client: _Client) -> None:
+        error = client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self._end(client, _NOT_CONNECTED.get(error, "other"))
+        else:
+            self._begin_request(client, client.since, client.started)
+
+    def _begin_request(self, client: _Client, since: float, now: float) -> None:
+        self._begun += 1
+        client.left -= 1
+        client.since, client.started = since, now
+        client.state = _State.TALKING
+        client.talk = self.converse(self._begun)
+        if self._next_step(client, None):
+            self._go_on(client, is_ready=False)
+
+    def _go_on(self, client: _Client, *, is_ready: bool) -> None:
+        """Take the client's steps as far as they go without waiting."""
+        try:
+            while True:
+                step, answer = client.step, None
+                if isinstance(step, Send):
+                    if not self._send(client):
+                        return
+                elif isinstance(step, Pause):
+                    return self._pause(client, step.seconds)
+                elif isinstance(step, EndWriting):
+                    client.sock.shutdown(socket.SHUT_WR)
+                elif (answer := _take(step, client)) is None:
+                    if not is_ready:
+                        return self._watch(client, _READABLE)
+                    is_ready = False
+                    data = client.sock.recv(CHUNK)
+                    if self._is_datagram:
+                        answer = data
+                    elif data:
+                        client.buffer += data
+                        continue
+                    elif isinstance(step, ReadToEnd):
+                        answer, client.buffer = client.buffer, b""
+                    else:
+                        return self._end(client, "cut short")
+                if not self._next_step(client, answer):
+                    return
+        except BlockingIOError:
+            self._watch(client, _READABLE)
+        except OSError:
+            self._end(client, "reset")
+
+    def _send(self, client: _Client) -> bool:
+        """Send what is left, and tell whether that was all."""
+        try:
+            sent = client.sock.send(client.unsent)
+        except BlockingIOError:
+            sent = 0
+        client.unsent = client.unsent[sent:]
+        if client.unsent:
+            self._watch(client, _WRITABLE)
+        return not client.unsent
+
+    def _next_step(self, client: _Client, answer: bytes | None) -> bool:
+        """Hear the next step of the conversation; tell whether there is one."""
+        try:
+            client.step = step = client.talk.send(answer)  # type: ignore[arg-type]
+        except StopIteration:
+            self._end_request(client)
+            return False
+        except WrongAnswer as wrong:
+            self._end_wrong(client, str(wrong))
+            return False
+        except ScriptError as error:
+            self.result.script_error = self.result.script_error or str(error)
+            self._is_stopped = True
+            self._end(client, "other")
+            return False
+        if isinstance(step, Send):
+            client.unsent = step.data
+        return True
+
+    def _end_request(self, client: _Client) -> None:
+        if client.buffer:
+            self._end_wrong(client, f"{len(client.buffer)} bytes follow the answer")
+        elif client.left == 0:
+            self._end(client, "ok")
+        else:
+            self._count_good(client)
+            client.state = _State.IDLE
+            self._watch(client, _READABLE)
+            self._idle.append(client)
+
+    def _end_wrong(self, client: _Client, complaint: str) -> None:
+        self.result.complaint = self.result.complaint or complaint
+        self._end(client, "wrong answer")
+
+    def _pause(self, client: _Client, seconds: float) -> None:
+        client.state = _State.PAUSING
+        self._watch(client, 0)
+        heapq.heappush(self._timers, (monotonic() + seconds, self._begun, client))
+        self._begun += 1
+
+    def _watch(self, client: _Client, events: int) -> None:
+        if client.events == events:
+            return
+        if not client.events:
+            self._poller.register(client.sock, events)
+        elif not events:
+            self._poller.unregister(client.sock)  # else a peer's end would wake us for nothing
+        else:
+            self._poller.modify(client.sock, events)
+        client.events = events
+
+    def _count_good(self, client: _Client) -> None:
+        self.result.outcomes["ok"] += 1
+        self.result.latencies.append(monotonic() - client.since)
+
+    def _end(self, client: _Client, outcome: str) -> None:
+        if outcome == "ok":
+            self._count_good(client)
+        else:
+            self.result.outcomes[outcome] += 1
+            if outcome in REFUSED:
+                self._kept_out.append(monotonic() + PAUSE_AFTER_REFUSAL)
+        self._close(client)
+
+    def _close(self, client: _Client) -> None:
+        del self._alive[client.sock.fileno()]
+        client.sock.close()
+
+
+def _take(step: Step, client: _Client) -> bytes | None:
+    """Take from what has been read what a step wants, if it is all there."""
+    buffer = client.buffer
+    if not buffer:
+        return None
+    if isinstance(step, ReadExactly):
+        end = step.size if len(buffer) >= step.size else 0
+    elif isinstance(step, ReadUntil):
+        end = buffer.find(step.separator) + len(step.separator)
+        end = 0 if end < len(step.separator) else end
+    elif isinstance(step, Read):
+        end = len(buffer)
+    else:
+        end = 0
+    if not end:
+        return None
+    client.buffer = buffer[end:]
+    return buffer[:end]
+
+
+def main() -> None:
+    """Do as told on standard input, and write the result to standard output."""
+    order, converse = pickle.load(sys.stdin.buffer)
+    load = Load(order, converse)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; who has started us decides
+    signal.signal(signal.SIGTERM, load.stop)
+    pickle.dump(load.run(), sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()

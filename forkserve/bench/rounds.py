@@ -1,0 +1,241 @@
+"""Give every variant its turn in every round, and measure what it does in it.
+
+All servers stand from the first round to the last; one at a time has load, the others sleep. What
+slows a round down slows all of its turns, so variants are compared round by round.
+"""
+
+import itertools
+import pickle
+import random
+import subprocess
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
+from time import monotonic
+from typing import Any
+
+from forkserve.bench.conversation import Converse, ScriptError
+from forkserve.bench.figures import percentile
+from forkserve.bench.load import OUTCOMES, Order, Result
+from forkserve.bench.server import Server, ServerFailed
+from forkserve.bench.usage import cpu_seconds, machine_cpu_seconds, memory
+
+SETTLE = 0.05  # seconds for a server to reap what has ended
+PATIENCE = 20.0  # seconds more than an order's time and patience until a client process is given up
+
+# 127.0.0.0/8 is all loopback: each run connects from an address of its own, so that ports that
+# still are in TIME_WAIT from another run are not in the way.
+_sources = (f"127.{a}.{b}.9" for a, b in itertools.product(range(2, 250), range(1, 250)))
+
+
+class LoadFailed(Exception):
+    """The load could not be made, or what came back does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one variant did under one load in one round; times in seconds, memory in bytes."""
+
+    ok: int
+    failures: dict[str, int]  # how many by what became of them
+    seconds: float
+    cpu: float  # of the server's whole tree
+    p50: float
+    p99: float
+    p999: float
+    generator: float  # how much of its time the busiest client process was on a CPU, 0 to 1
+    generator_cpu: float  # of all client processes
+    elsewhere: float  # how many CPUs were busy with neither server nor clients
+    memory: int = 0  # PSS, under load
+    complaint: str = ""
+
+    @property
+    def throughput(self) -> float:
+        """Good requests a second."""
+        return self.ok / self.seconds if self.seconds else 0.0
+
+    @property
+    def cpu_each(self) -> float:
+        """The server's CPU seconds for one good request."""
+        return self.cpu / self.ok if self.ok else float("nan")
+
+    @property
+    def failed(self) -> int:
+        """How many requests were not answered as they should."""
+        return sum(self.failures.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the turn as plain values."""
+        return {**asdict(self), "throughput": self.throughput, "cpu_each": self.cpu_each}
+
+
+@dataclass(slots=True)
+class Generator:
+    """Makes load with client processes of their own."""
+
+    converse: Converse
+    clients: int = 1
+    cpus: Sequence[int] | None = None
+    running: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def run(self, order: Order, *, during: Callable[[], None] | None = None) -> list[Result]:
+        """Let every client process do its share of an order; return what each has to tell.
+
+        `during` is called once while they run. Blocks until they are done; raises LoadFailed where
+        one of them ends without a result, ScriptError where a script of the user's does.
+        """
+        shares = self._share(order)
+        self.running = [self._start(share) for share in shares]
+        try:
+            for process, share in zip(self.running, shares, strict=True):
+                assert process.stdin
+                process.stdin.write(pickle.dumps((share, self.converse)))
+                process.stdin.close()
+                process.stdin = None
+            if during is not None:
+                self._wait_for_the_middle(order.seconds)
+                during()
+            limit = order.seconds + order.patience + PATIENCE
+            results = [self._collect(process, limit) for process in self.running]
+        finally:
+            self._end()
+        for result in results:
+            if result.script_error:
+                raise ScriptError(result.script_error)
+        return results
+
+    def _share(self, order: Order) -> list[Order]:
+        clients = min(self.clients, order.concurrency)
+        return [
+            replace(
+                order,
+                concurrency=_part(order.concurrency, clients, n),
+                connections=_part(order.connections, clients, n),
+                rate=order.rate / clients,
+                source=next(_sources) if "://127." in order.address else "",
+            )
+            for n in range(clients)
+        ]
+
+    def _start(self, order: Order) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "forkserve.bench.load"]
+        if self.cpus is not None:
+            command = ["taskset", "-c", ",".join(map(str, self.cpus)), *command]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def _wait_for_the_middle(self, seconds: float) -> None:
+        try:
+            self.running[0].wait(seconds * 0.7)
+        except subprocess.TimeoutExpired:
+            return
+
+    def _collect(self, process: "subprocess.Popen[bytes]", limit: float) -> Result:
+        try:
+            said, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            raise LoadFailed("a client process does not come to its end") from None
+        if process.returncode != 0:
+            raise LoadFailed(f"a client process ended with status {process.returncode}")
+        result: Result = pickle.loads(said)
+        return result
+
+    def _end(self) -> None:
+        for process in self.running:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        self.running = []
+
+
+def _part(whole: int, parts: int, number: int) -> int:
+    """Return a part's share of a whole number, so that all parts make the whole."""
+    return whole // parts + (number < whole % parts)
+
+
+def take_turn(server: Server, generator: Generator, order: Order) -> Turn:
+    """Put load on one server and measure it; raises ServerFailed if that ends it."""
+    held: list[int] = []
+    cpu, machine, begun = cpu_seconds(server.pid), machine_cpu_seconds(), monotonic()
+    results = generator.run(order, during=lambda: held.append(memory(server.pid)))
+    if server.ends_within(SETTLE):
+        raise ServerFailed(f"the server ended under load:\n{server.said().rstrip()}")
+    spent, took = cpu_seconds(server.pid) - cpu, monotonic() - begun
+    by_clients = sum(result.cpu for result in results)
+    elsewhere = (machine_cpu_seconds() - machine - spent - by_clients) / took
+    return summarize(results, spent, max(0.0, elsewhere), held[0])
+
+
+def summarize(results: Sequence[Result], cpu: float, elsewhere: float, held: int) -> Turn:
+    """Return one turn's figures from what each client process has to tell."""
+    latencies = array("d")
+    for result in results:
+        latencies.extend(result.latencies)
+    ordered = sorted(latencies)
+    totals = {name: sum(result.outcomes[name] for result in results) for name in OUTCOMES}
+    ok = totals.pop("ok")
+    return Turn(
+        ok=ok,
+        failures={name: count for name, count in totals.items() if count},
+        seconds=max(result.seconds for result in results),
+        cpu=cpu,
+        p50=percentile(ordered, 0.5),
+        p99=percentile(ordered, 0.99),
+        p999=percentile(ordered, 0.999),
+        generator=max(result.cpu / result.seconds for result in results),
+        generator_cpu=sum(result.cpu for result in results),
+        elsewhere=elsewhere,
+        memory=held,
+        complaint=next((result.complaint for result in results if result.complaint), ""),
+    )
+
+
+def shuffled(names: Iterable[str], number: int) -> list[str]:
+    """Return the order of a round."""
+    listed = list(names)
+    return random.Random(number).sample(listed, len(listed))
+
+
+def middle(turns: Sequence[Turn], figure: Callable[[Turn], float]) -> float:
+    """Return the median of a figure over the rounds."""
+    return median(figure(turn) for turn in turns)
+
+
+def run_rounds(
+    servers: Mapping[str, Server],
+    generator: Generator,
+    make_order: Callable[[Server], Order],
+    rounds: int,
+    *,
+    warm_up: float = 0.3,
+    on_turn: Callable[[str, Turn], None] = lambda name, turn: None,
+) -> dict[str, list[Turn]]:
+    """Give every server its turn in every round; return the turns by the servers' names.
+
+    Round 0, of so many seconds a turn, warms up and is not returned (0: there is none). Blocks;
+    what a turn raises comes with the variant's name in front.
+    """
+    found: dict[str, list[Turn]] = {name: [] for name in servers}
+    for number in range(0 if warm_up else 1, rounds + 1):
+        for name in shuffled(servers, number):
+            server = servers[name]
+            order = make_order(server)
+            if not number:
+                order = replace(order, seconds=min(order.seconds, warm_up))
+            try:
+                turn = take_turn(server, generator, order)
+            except (LoadFailed, ServerFailed) as failure:
+                raise type(failure)(f"{name}: {failure}") from None
+            if number:
+                found[name].append(turn)
+                on_turn(name, turn)
+    return found
+
+
+def require_good(name: str, turn: Turn) -> None:
+    """Raise LoadFailed for a turn in which anything went wrong: then no figure counts."""
+    if turn.failures or not turn.ok:
+        lost = ", ".join(f"{count} {what}" for what, count in turn.failures.items()) or "nothing"
+        complaint = f" ({turn.complaint})" if turn.complaint else ""
+        raise LoadFailed(f"{name}: {lost} beside {turn.ok} good answers{complaint}")

@@ -1,0 +1,162 @@
+"""Start a server as a user would, know where it listens, and stop it."""
+
+import contextlib
+import os
+import re
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from forkserve.bench.usage import cpu_seconds, tree
+
+READY = re.compile(r"listening on ((?:tcp|unix|udp|unixgram)://\S+)")
+BOOT_TIMEOUT = 20.0
+STOP_TIMEOUT = 40.0
+
+
+class ServerFailed(Exception):
+    """A server did not start, ended by itself or could not be stopped."""
+
+
+def forkserve_command(target: str, mode: str, *options: str) -> list[str]:
+    """Return the command that serves a target in a mode."""
+    return [sys.executable, "-m", "forkserve", "run", target, "-m", mode, *options]
+
+
+def find_address(said: str) -> str | None:
+    """Return where a server listens that says so as forkserve does."""
+    found = READY.search(said)
+    return found[1] if found else None
+
+
+class Server:
+    """A server process; a context manager that stops it and closes its account.
+
+    A thread of ours reads what it writes, so that it never waits for that.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        cpus: Iterable[int] | None = None,
+        *,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        find_ready: Callable[[str], str | None] = find_address,
+        boot_timeout: float = BOOT_TIMEOUT,
+    ) -> None:
+        self.command, self.cpus = list(command), cpus
+        self.folder, self.environment = folder, environment
+        self.find_ready = find_ready  # of all that was said so far; None: not ready yet
+        self.boot_timeout = boot_timeout
+        self.address = ""
+        self._said = ""
+        self._news = threading.Condition()
+        self._has_ended = False
+
+    def __enter__(self) -> Self:
+        self.process = self._start()
+        self.pid = self.process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            with self._news:
+                is_told = self._news.wait_for(self._is_ready_or_over, self.boot_timeout)
+            if not self.address:
+                how = "ended" if is_told else f"did not get ready in {self.boot_timeout:g} s"
+                raise ServerFailed(f"{shlex.join(self.command)} {how}:\n{self.said().rstrip()}")
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind:
+            self.kill()
+        elif self.process.returncode is None:
+            known = cpu_seconds(self.pid)
+            if self.stop() < known * 0.98 - 0.1:
+                raise RuntimeError(f"processes left the tree of {self.command}: CPU not known")
+
+    @property
+    def port(self) -> int:
+        """The TCP or UDP port."""
+        return int(self.address.rpartition(":")[2])
+
+    def ends_within(self, seconds: float) -> bool:
+        """Let a server settle, and tell whether it has ended instead."""
+        return bool(select.select([self.pidfd], [], [], seconds)[0])
+
+    def stop(self) -> float:
+        """End the server, every process of it, and return all the CPU it used."""
+        os.kill(self.pid, signal.SIGTERM)
+        if not self.ends_within(STOP_TIMEOUT):
+            self.kill()
+            raise ServerFailed(f"{shlex.join(self.command)} did not stop")
+        return self._collect()
+
+    def kill(self) -> None:
+        """End the server without asking."""
+        if self.process.returncode is None:
+            for pid in reversed(tree(self.pid)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._collect()
+
+    def said(self) -> str:
+        """Return what the server has written so far."""
+        with self._news:
+            return self._said
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        ours = os.sched_getaffinity(0)
+        if self.cpus is not None:
+            os.sched_setaffinity(0, self.cpus)  # inherited
+        try:
+            return subprocess.Popen(
+                self.command,
+                cwd=self.folder,
+                env=None if self.environment is None else {**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        finally:
+            os.sched_setaffinity(0, ours)
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            with self._news:
+                self._said += line.decode(errors="replace")
+                self._news.notify_all()
+        with self._news:
+            self._has_ended = True
+            self._news.notify_all()
+
+    def _is_ready_or_over(self) -> bool:
+        self.address = self.find_ready(self._said) or ""
+        return bool(self.address) or self._has_ended
+
+    def _collect(self) -> float:
+        _, status, usage = os.wait4(self.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        os.close(self.pidfd)
+        self._reader.join(1)
+        assert self.process.stdout
+        if not self._reader.is_alive():
+            self.process.stdout.close()
+        return usage.ru_utime + usage.ru_stime
