@@ -107,7 +107,7 @@ ONLY_IN = {
     "os.killpg": {"process.group"},
     "signal.pidfd_send_signal": {"process.group"},
     "signal.pthread_sigmask": {"signals"},
-    "signal.signal": {"signals"},
+    "signal.signal": {"bench.load", "signals"},
     "ctypes.CDLL": {"process.libc"},
     "gc.freeze": {"process.supervisor", "server"},
     "sys.exit": {"__main__"},
