@@ -36,13 +36,14 @@ class Chart:
         }
 
     def numbers(self) -> Table:
-        """Return its figures as a table: a row for each point, a column for each series."""
-        columns = [show_all(values) for values in self.series.values()]
-        return Table(
-            f"{self.title} ({self.y_label})",
-            (self.x_label, *self.series),
-            tuple(zip(self.points, *columns, strict=True)),
-        )
+        """Return its figures as a table, whose rows are whichever are more: points or series."""
+        title = f"{self.title} ({self.y_label})"
+        figures = [show_all(values) for values in self.series.values()]
+        if len(self.series) > len(self.points):
+            rows = tuple((name, *shown) for name, shown in zip(self.series, figures, strict=True))
+            return Table(title, (f"{self.x_label}:", *self.points), rows)
+        rows = tuple(zip(self.points, *figures, strict=True))
+        return Table(title, (self.x_label, *self.series), rows)
 
 
 def from_json(values: dict[str, Any]) -> Chart:

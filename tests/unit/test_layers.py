@@ -22,7 +22,7 @@ ROWS = (
     ("bench.page",),
     ("bench.drawing",),
     ("bench.chart",),
-    ("bench.figures", "bench.table"),
+    ("bench.figures", "bench.table", "bench.svg"),
     ("supervised",),
     ("__init__",),
     ("server",),
