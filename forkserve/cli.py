@@ -27,6 +27,12 @@ from forkserve.supervised import make_server, supervise, write_traceback  # noqa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; never raises."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["bench"]:
+        signals.raise_when_ended()
+        from forkserve.bench.command import main as bench  # of no use to those who serve
+
+        return bench(arguments[1:])
     parser = _make_parser()
     known, unknown = parser.parse_known_args(arguments)
     given = vars(known)
@@ -142,6 +148,7 @@ def _make_parser() -> argparse.ArgumentParser:
         )
         for option in OPTIONS:
             _add_option(command, option)
+    commands.add_parser("bench", help="run a handler in every mode and say which one fits it")
     return parser
 
 

@@ -53,6 +53,11 @@ class Scoreboard:
         """Return a slot that no living worker has; what was counted there stays."""
         return next(slot for slot in self.workers if not slot.pid)
 
+    def count_errors(self) -> dict[str, int]:
+        """Return how many ended by each kind of error, in all slots."""
+        each = [slot.count_errors() for slot in self.workers]
+        return {kind: sum(counts[kind] for counts in each) for kind in each[0]}
+
     @property
     def naps(self) -> int:
         """How often the leader has begun and ended to sleep without a timer: odd if it does."""

@@ -51,6 +51,12 @@ def take_over_at_boot() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
 
 
+def raise_when_ended() -> None:
+    """Let TERM, INT and QUIT raise KeyboardInterrupt in a process that has much to clean up."""
+    for number in ENDING:
+        signal.signal(number, signal.default_int_handler)
+
+
 def write_stacks_when_asked() -> None:
     """Have DUMP answered by C code from here on, in this process and its children."""
     faulthandler.register(DUMP, file=2, all_threads=True)

@@ -1,6 +1,7 @@
 """Measure a handler in every mode, and the words in which a script tells what its clients say."""
 
 from forkserve.bench.conversation import (
+    CutShort,
     EndWriting,
     Pause,
     Read,
@@ -12,6 +13,7 @@ from forkserve.bench.conversation import (
 )
 
 __all__ = [
+    "CutShort",
     "EndWriting",
     "Pause",
     "Read",

@@ -63,6 +63,10 @@ class WrongAnswer(Exception):
     """The server answered, but not what it should."""
 
 
+class CutShort(WrongAnswer):
+    """The server ended the connection in the middle of an answer."""
+
+
 class ScriptError(Exception):
     """A script of the user's cannot be loaded, or raised."""
 
@@ -98,7 +102,9 @@ class Exchange(NamedTuple):
         else:
             answer = yield ReadToEnd()
         if answer != self.answer:
-            raise WrongAnswer(describe_difference(answer, self.answer))
+            is_cut = self.answer.startswith(answer)
+            kind = CutShort if is_cut else WrongAnswer
+            raise kind(describe_difference(answer, self.answer))
 
 
 class DatagramExchange(NamedTuple):
@@ -153,6 +159,8 @@ class Script:
         assert self._converse is not None
         try:
             yield from self._converse(number)
+        except CutShort:
+            raise
         except (AssertionError, WrongAnswer) as error:
             raise WrongAnswer(str(error) or "an assertion of the script failed") from error
         except Exception as error:

@@ -1,26 +1,23 @@
 """Make load and check every byte that comes back: one process, one wait.
 
-The process reads an order and a conversation from its standard input and writes what became of
-each connection to its standard output, both pickled. Latencies are kept one by one, so percentiles
-are exact. At a rate, the time of a request counts from the moment when it fell due, whether a
-connection was free by then or not: a server that stalls is not spared the requests that it has
-kept from being sent ("coordinated omission", G. Tene).
+Latencies are kept one by one, so percentiles are exact. At a rate, the time of a request counts
+from the moment when it fell due, whether a connection was free by then or not: a server that stalls
+is not spared the requests that it has kept from being sent ("coordinated omission", G. Tene).
 """
 
 import enum
 import errno
 import heapq
-import pickle
+import os
 import select
-import signal
 import socket
-import sys
 from array import array
 from dataclasses import dataclass, field
 from time import monotonic, process_time
 
 from forkserve.bench.conversation import (
     Converse,
+    CutShort,
     EndWriting,
     Pause,
     Read,
@@ -33,6 +30,7 @@ from forkserve.bench.conversation import (
     Talk,
     WrongAnswer,
 )
+from forkserve.bench.usage import run_delay
 
 CHUNK = 65536
 PAUSE_AFTER_REFUSAL = 0.005
@@ -81,6 +79,7 @@ class Result:
     latencies: "array[float]" = field(default_factory=lambda: array("d"))  # seconds, of good ones
     seconds: float = 0.0
     cpu: float = 0.0  # seconds of this process
+    delay: float = 0.0  # seconds that it has waited for a CPU
     complaint: str = ""  # what was wrong with the first wrong answer
     script_error: str = ""
 
@@ -149,7 +148,7 @@ class Load:
     def run(self) -> Result:
         """Keep the clients busy until the time is up, let them finish, and return the result."""
         begin = now = self._due = monotonic()
-        spent = process_time()
+        spent, delayed = process_time(), run_delay(os.getpid())
         self._finish = begin + self.order.seconds
         while True:
             self._begin_what_is_due(now)
@@ -164,6 +163,7 @@ class Load:
         self._poller.close()
         self.result.seconds = monotonic() - begin
         self.result.cpu = process_time() - spent
+        self.result.delay = run_delay(os.getpid()) - delayed
         return self.result
 
     def _is_going(self, now: float) -> bool:
@@ -325,6 +325,9 @@ class Load:
         except StopIteration:
             self._end_request(client)
             return False
+        except CutShort:
+            self._end(client, "cut short")
+            return False
         except WrongAnswer as wrong:
             self._end_wrong(client, str(wrong))
             return False
@@ -405,16 +408,3 @@ def _take(step: Step, client: _Client) -> bytes | None:
         return None
     client.buffer = buffer[end:]
     return buffer[:end]
-
-
-def main() -> None:
-    """Do as told on standard input, and write the result to standard output."""
-    order, converse = pickle.load(sys.stdin.buffer)
-    load = Load(order, converse)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; who has started us decides
-    signal.signal(signal.SIGTERM, load.stop)
-    pickle.dump(load.run(), sys.stdout.buffer)
-
-
-if __name__ == "__main__":
-    main()

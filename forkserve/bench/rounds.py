@@ -5,6 +5,7 @@ slows a round down slows all of its turns, so variants are compared round by rou
 """
 
 import itertools
+import math
 import pickle
 import random
 import subprocess
@@ -20,7 +21,7 @@ from forkserve.bench.conversation import Converse, ScriptError
 from forkserve.bench.figures import percentile
 from forkserve.bench.load import OUTCOMES, Order, Result
 from forkserve.bench.server import Server, ServerFailed
-from forkserve.bench.usage import cpu_seconds, machine_cpu_seconds, memory
+from forkserve.bench.usage import cpu_seconds, machine_cpu_seconds, memory, run_delay
 
 SETTLE = 0.05  # seconds for a server to reap what has ended
 PATIENCE = 20.0  # seconds more than an order's time and patience until a client process is given up
@@ -50,6 +51,8 @@ class Turn:
     elsewhere: float  # how many CPUs were busy with neither server nor clients
     memory: int = 0  # PSS, under load
     complaint: str = ""
+    slowest: float = math.nan
+    delay: float = 0.0  # seconds that server and clients waited for a CPU, as far as it is known
 
     @property
     def throughput(self) -> float:
@@ -120,7 +123,7 @@ class Generator:
         ]
 
     def _start(self, order: Order) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "forkserve.bench.load"]
+        command = [sys.executable, "-m", "forkserve.bench.client"]
         if self.cpus is not None:
             command = ["taskset", "-c", ",".join(map(str, self.cpus)), *command]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -158,16 +161,20 @@ def take_turn(server: Server, generator: Generator, order: Order) -> Turn:
     """Put load on one server and measure it; raises ServerFailed if that ends it."""
     held: list[int] = []
     cpu, machine, begun = cpu_seconds(server.pid), machine_cpu_seconds(), monotonic()
+    delayed = run_delay(server.pid)
     results = generator.run(order, during=lambda: held.append(memory(server.pid)))
     if server.ends_within(SETTLE):
-        raise ServerFailed(f"the server ended under load:\n{server.said().rstrip()}")
+        raise ServerFailed("the server ended under load", server.said())
     spent, took = cpu_seconds(server.pid) - cpu, monotonic() - begun
     by_clients = sum(result.cpu for result in results)
     elsewhere = (machine_cpu_seconds() - machine - spent - by_clients) / took
-    return summarize(results, spent, max(0.0, elsewhere), held[0])
+    delay = max(0.0, run_delay(server.pid) - delayed)
+    return summarize(results, spent, delay, max(0.0, elsewhere), held[0])
 
 
-def summarize(results: Sequence[Result], cpu: float, elsewhere: float, held: int) -> Turn:
+def summarize(
+    results: Sequence[Result], cpu: float, delay: float, elsewhere: float, held: int
+) -> Turn:
     """Return one turn's figures from what each client process has to tell."""
     latencies = array("d")
     for result in results:
@@ -183,8 +190,10 @@ def summarize(results: Sequence[Result], cpu: float, elsewhere: float, held: int
         p50=percentile(ordered, 0.5),
         p99=percentile(ordered, 0.99),
         p999=percentile(ordered, 0.999),
+        slowest=percentile(ordered, 1.0),
         generator=max(result.cpu / result.seconds for result in results),
         generator_cpu=sum(result.cpu for result in results),
+        delay=delay + sum(result.delay for result in results),
         elsewhere=elsewhere,
         memory=held,
         complaint=next((result.complaint for result in results if result.complaint), ""),
@@ -226,7 +235,8 @@ def run_rounds(
             try:
                 turn = take_turn(server, generator, order)
             except (LoadFailed, ServerFailed) as failure:
-                raise type(failure)(f"{name}: {failure}") from None
+                failure.args = (f"{name}: {failure}",)
+                raise
             if number:
                 found[name].append(turn)
                 on_turn(name, turn)

@@ -22,7 +22,14 @@ STOP_TIMEOUT = 40.0
 
 
 class ServerFailed(Exception):
-    """A server did not start, ended by itself or could not be stopped."""
+    """A server did not start, ended by itself or could not be stopped.
+
+    ``said`` is what it had to say, ``status`` its exit status, None if it did not end.
+    """
+
+    def __init__(self, what: str, said: str = "", status: int | None = None) -> None:
+        super().__init__(f"{what}; it said:\n{said.rstrip()}" if said.strip() else what)
+        self.what, self.said, self.status = what, said, status
 
 
 def forkserve_command(target: str, mode: str, *options: str) -> list[str]:
@@ -69,13 +76,15 @@ class Server:
         self._reader.start()
         try:
             with self._news:
-                is_told = self._news.wait_for(self._is_ready_or_over, self.boot_timeout)
-            if not self.address:
-                how = "ended" if is_told else f"did not get ready in {self.boot_timeout:g} s"
-                raise ServerFailed(f"{shlex.join(self.command)} {how}:\n{self.said().rstrip()}")
+                has_ended = self._news.wait_for(self._is_ready_or_over, self.boot_timeout)
         except BaseException:
             self.kill()
             raise
+        if not self.address:
+            self.kill()
+            how = "ended" if has_ended else f"did not get ready in {self.boot_timeout:g} s"
+            status = self.process.returncode if has_ended else None
+            raise ServerFailed(f"{shlex.join(self.command)} {how}", self.said(), status)
         return self
 
     def __exit__(

@@ -45,6 +45,21 @@ def _reaped(pid: int) -> float:
     return (int(fields[13]) + int(fields[14])) / TICK
 
 
+def run_delay(pid: int) -> float:
+    """Return the seconds that the living threads of a process and its descendants have waited.
+
+    Waited for a CPU, while they could have run.
+    """
+    total = 0
+    for member in tree(pid):
+        for task in Path(f"/proc/{member}/task").glob("*/schedstat"):
+            try:
+                total += int(task.read_text().split()[1])
+            except (FileNotFoundError, ProcessLookupError, IndexError):
+                continue  # it has just ended, or the kernel keeps no such account
+    return total / 1e9
+
+
 def memory(pid: int) -> int:
     """Return the bytes in memory of a process and its descendants, what they share counted once.
 

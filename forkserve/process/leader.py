@@ -114,10 +114,20 @@ class Leader:
             with self._inbox.opened(mask, (*signals.ENDING, *requests)):
                 while not self._step():
                     pass
+                self._say_served()
         finally:
             self._leave_nothing()
         if self._failure is not None:
             raise self._failure
+
+    def _say_served(self) -> None:
+        """Say what the scoreboard has counted, once nobody adds to it any more."""
+        served = [count for slot in self._board.workers if (count := slot.count_served())]
+        if served:
+            by_worker = " ".join(map(str, served))
+            errors = self._board.count_errors()
+            ended = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in errors.items())
+            log.info("served %d in all, by worker %s; %s", sum(served), by_worker, ended)
 
     def _leave_nothing(self) -> None:
         for pid in self._workers:  # only if something of ours has failed

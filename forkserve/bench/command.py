@@ -1,0 +1,118 @@
+"""The command `forkserve bench`: from arguments to tables, a recommendation and an exit status."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from forkserve.bench import environment, show
+from forkserve.bench.arguments import Plan, parse
+from forkserve.bench.conversation import Script, ScriptError
+from forkserve.bench.conversation import show as show_bytes_sent
+from forkserve.bench.errors import BenchError
+from forkserve.bench.recommend import Measured, Recommendation, recommend
+from forkserve.bench.session import Session
+from forkserve.bench.variants import make_variants
+from forkserve.errors import ForkserveError
+from forkserve.log import write_line
+from forkserve.settings import count_cpus
+
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C has ended
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print, and return the exit status."""
+    plan = parse(arguments)
+    variants = make_variants(
+        plan.modes,
+        plan.workers,
+        plan.threads,
+        cpus=count_cpus(),
+        clients=max(plan.concurrency) + plan.idle,
+    )
+    session = Session(plan, variants)
+    surroundings = environment.describe()
+    _print(f"{plan.target}: {_describe_load(plan)}")
+    _print(f"{environment.in_one_line(surroundings)}\n")
+    status = 0
+    try:
+        session.run()
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except BenchError as error:
+        if error.said.strip():
+            write_line(error.said.rstrip())
+        write_line(f"forkserve: error: {error}")
+        return error.exit_status
+    except (ForkserveError, ScriptError, OSError) as error:
+        write_line(f"forkserve: error: {error}")
+        return 1
+    _report(session, plan, surroundings)
+    return status
+
+
+def _report(session: Session, plan: Plan, surroundings: dict[str, Any]) -> None:
+    measured = list(session.measured.values())
+    found = recommend(measured, session.profile, idle=plan.idle, is_open_loop=plan.rate > 0)
+    if not session.is_whole:
+        rounds = max((len(t) for one in measured for t in one.turns.values()), default=0)
+        _print(f"interrupted: this is what {rounds} of {plan.rounds} rounds have shown\n")
+    for table in show.make_tables(measured, plan.concurrency):
+        _print(table.as_text() + "\n")
+    _print(_describe(found, plan.target))
+    if plan.json is not None:
+        values = {
+            "target": plan.target,
+            "load": _describe_load(plan),
+            "environment": surroundings,
+            "is_whole": session.is_whole,
+            **show.as_json(measured, session.profile, found),
+        }
+        plan.json.write_text(json.dumps(values, indent=1) + "\n")
+    if plan.html is not None:
+        plan.html.write_text(_make_page(plan, measured, found, surroundings))
+
+
+def _describe(found: Recommendation | None, target: str) -> str:
+    if found is None:
+        return "nothing was measured"
+    command = shlex.join(["forkserve", "run", target, *found.variant.flags])
+    lines = [f"use {found.variant.name}:", f"  {command}", *found.reasons, found.sureness]
+    lines += [f"note: {warning}" for warning in found.warnings]
+    return "\n  ".join(lines)
+
+
+def _describe_load(plan: Plan) -> str:
+    if isinstance(plan.send, Script):
+        what = f"the conversation of {plan.send.path}"
+    else:
+        what = f"{len(plan.send)} bytes sent ({show_bytes_sent(plan.send)})"
+    kept = {0: "on kept connections", 1: "a connection for each"}.get(
+        plan.requests, f"{plan.requests} on each connection"
+    )
+    pace = f"{plan.rate:g} a second fall due" if plan.rate else "each client asks when answered"
+    idle = f", beside {plan.idle} idle connections" if plan.idle else ""
+    return f"{what}, {kept}, {pace}{idle}; {plan.rounds} rounds of {plan.seconds:g} s"
+
+
+def _make_page(
+    plan: Plan,
+    measured: Sequence[Measured],
+    found: Recommendation | None,
+    surroundings: dict[str, Any],
+) -> str:
+    from forkserve.bench.page import Heading, Text, render
+
+    parts: list[Any] = [Text(_describe_load(plan))]
+    if found is not None:
+        parts.append(Heading(f"Use {found.variant.name}", 2))
+        parts += [Text(line) for line in (*found.reasons, found.sureness, *found.warnings)]
+    parts += show.make_tables(measured, plan.concurrency)
+    parts += show.make_charts(measured, plan.concurrency)
+    return render(f"{plan.target} in every mode", parts, environment=surroundings)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,50 @@
+"""Say how far a benchmark is: a bar on a terminal, a plain line a turn elsewhere."""
+
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+
+class Progress:
+    """A context manager; step() once a turn. Writes to standard error."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._done = 0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            try:
+                from rich.console import Console
+                from rich.progress import Progress as Bar
+            except ImportError:
+                return self
+            self._bar = Bar(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("", total=self._steps)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def step(self, text: str) -> None:
+        """Say that one more is done, and what it was."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, description=text)
+        elif sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{self._done}/{self._steps} {text}")
+            sys.stderr.flush()
+        else:
+            sys.stderr.write(f"{self._done}/{self._steps} {text}\n")

@@ -1,0 +1,315 @@
+"""Which mode fits a handler, and how sure that is: decided from figures alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from forkserve.bench.figures import Ratio, ratio
+from forkserve.bench.rounds import Turn, middle
+from forkserve.bench.table import show_bytes, show_count, show_time
+from forkserve.bench.variants import Variant
+from forkserve.settings import Mode
+
+EQUAL = 0.05  # a lead that is not worth a word
+MOSTLY = 0.5  # of a connection's time: from here on a handler is one that waits, or computes
+STARVED = 10.0  # so many times another's p99 says that some clients are left waiting
+BUSY_GENERATOR = 0.9
+BUSY_ELSEWHERE = 0.15  # CPUs
+DIFFER = 0.25  # of the median, between the slowest and the fastest round
+DIFFERING_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where the time of a connection goes that has the server to itself, in seconds."""
+
+    latency: float
+    server: float  # on a CPU, in the server
+    client: float  # on a CPU, in the client
+    delay: float = 0.0  # either of them, waiting for a CPU
+
+    @property
+    def processor_share(self) -> float:
+        """The share in which the server is on a CPU."""
+        return min(1.0, self.server / self.latency)
+
+    @property
+    def waiting_share(self) -> float:
+        """The share in which neither side is on a CPU: the handler waits for something else."""
+        return max(0.0, 1.0 - (self.server + self.client + self.delay) / self.latency)
+
+
+@dataclass(slots=True)
+class Measured:
+    """What one variant did: its turns, round by round, for each concurrency."""
+
+    variant: Variant
+    turns: dict[int, list[Turn]] = field(default_factory=dict)
+    deaths: int = 0  # of workers, or of connections' processes
+    served_by: tuple[int, ...] = ()  # connections of each worker
+    excluded: str = ""  # why it has no figures
+    idle_each: float = 0.0  # bytes of an idle connection
+
+    def lost(self) -> int:
+        """Return how many clients were not answered."""
+        return sum(turn.failed for turns in self.turns.values() for turn in turns)
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What to type, and why."""
+
+    variant: Variant
+    reasons: tuple[str, ...]
+    sureness: str
+    warnings: tuple[str, ...] = ()
+
+
+def recommend(
+    measured: Sequence[Measured],
+    profile: Profile | None,
+    *,
+    idle: int = 0,
+    is_open_loop: bool = False,
+) -> Recommendation | None:
+    """Return which variant to use, None if none could serve; pure."""
+    able = [one for one in measured if not one.excluded and one.turns]
+    if not able:
+        return None
+    concurrency = max(max(one.turns) for one in able)
+    able = [one for one in able if one.turns.get(concurrency)]
+    reasons: list[str] = []
+    candidates = _without_needless_loss(able, reasons)
+    candidates = _without_starving(candidates, concurrency, reasons)
+    score = _Score(able, concurrency, is_open_loop=is_open_loop)
+    best = max(candidates, key=score.of)
+    equals = [one for one in candidates if one is best or score.is_equal(one, best)]
+    chosen = min(equals, key=lambda one: _taste(one.variant, profile, idle))
+    if profile is not None:
+        reasons.insert(0, _describe_profile(profile, chosen.variant))
+    reasons += _describe_idle(chosen, able, measured, idle)
+    reasons += _describe_rivals(chosen, candidates, score)
+    return Recommendation(
+        chosen.variant,
+        tuple(reasons),
+        _how_sure(chosen, candidates, score),
+        tuple(_warn(able, concurrency)),
+    )
+
+
+class _Score:
+    """Compares two variants by what the load left free to differ."""
+
+    def __init__(self, able: Sequence[Measured], concurrency: int, *, is_open_loop: bool) -> None:
+        self.concurrency = concurrency
+        fastest = max(able, key=lambda one: middle(one.turns[concurrency], _throughput))
+        if is_open_loop:
+            self.what, self._figure = "p99", _quickness
+        elif middle(fastest.turns[concurrency], lambda turn: turn.generator) > BUSY_GENERATOR:
+            self.what, self._figure = "CPU a connection", _thrift
+        else:
+            self.what, self._figure = "throughput", _throughput
+
+    def of(self, one: Measured) -> float:
+        """Return the median of what is compared; more is better."""
+        return median(self.rounds(one))
+
+    def rounds(self, one: Measured) -> list[float]:
+        """Return what is compared, round by round."""
+        return [self._figure(turn) for turn in one.turns[self.concurrency]]
+
+    def compare(self, one: Measured, other: Measured) -> Ratio:
+        """Return how many times the other's score the one's is."""
+        mine, others = self.rounds(one), self.rounds(other)
+        count = min(len(mine), len(others))  # after Ctrl-C the last round is not whole
+        return ratio(mine[:count], others[:count])
+
+    def is_equal(self, one: Measured, best: Measured) -> bool:
+        """Whether one is as good as the best, for all that can be told."""
+        found = self.compare(one, best)
+        return found.median > 1 - EQUAL or (not found.tells_apart and found.median > 1 - 2 * EQUAL)
+
+
+def _throughput(turn: Turn) -> float:
+    return turn.throughput
+
+
+def _quickness(turn: Turn) -> float:
+    return 1 / turn.p99 if turn.p99 else 0.0
+
+
+def _thrift(turn: Turn) -> float:
+    return 1 / turn.cpu_each if turn.cpu_each else 0.0
+
+
+def _without_needless_loss(able: Sequence[Measured], reasons: list[str]) -> list[Measured]:
+    """Leave out those that lose more clients for each crash than others do."""
+    if not any(one.deaths for one in able):
+        return list(able)
+    losses = {one.variant.name: one.lost() / one.deaths for one in able if one.deaths}
+    least = min(losses.values())
+    kept = [one for one in able if losses.get(one.variant.name, least) <= least * 1.2 + 0.05]
+    named = ", ".join(f"{name} {loss:.1f}" for name, loss in losses.items())
+    reasons.append(f"workers crashed; clients lost for each crash: {named}")
+    return kept
+
+
+def _without_starving(
+    candidates: Sequence[Measured], concurrency: int, reasons: list[str]
+) -> list[Measured]:
+    """Leave out those in which some clients wait far longer than elsewhere for no gain."""
+    late = {one.variant.name: middle(one.turns[concurrency], lateness) for one in candidates}
+    soonest = min(late.values())
+    kept = [one for one in candidates if not late[one.variant.name] > max(0.1, STARVED * soonest)]
+    reasons += [
+        f"{one.variant.name} lets clients starve: up to {show_time(late[one.variant.name])},"
+        f" elsewhere {show_time(soonest)}"
+        for one in candidates
+        if one not in kept
+    ]
+    return kept or list(candidates)
+
+
+def lateness(turn: Turn) -> float:
+    """Return how long the unlucky wait: p99, or longer if one waited nearly all of the turn.
+
+    On kept connections those that are served may be so many requests that p99 is all theirs.
+    """
+    return turn.slowest if turn.slowest > 0.8 * turn.seconds else turn.p99
+
+
+def _taste(variant: Variant, profile: Profile | None, idle: int) -> int:
+    """Return the place of a variant among those that perform alike; the first is taken."""
+    waits = idle > 0 or (profile is not None and profile.waiting_share >= MOSTLY)
+    if variant.mode is Mode.PREFORK:
+        kind = "prefork with threads" if variant.threads > 1 else "prefork"
+    else:
+        kind = str(variant.mode)
+    if waits:  # threads are the cheapest place to wait in
+        order = ("thread", "prefork with threads", "process", "prefork", "iterative")
+    else:  # one that computes, or is short: a worker a core, and crashes stay apart
+        order = ("prefork", "prefork with threads", "thread", "process", "iterative")
+    return order.index(kind)
+
+
+def _describe_profile(profile: Profile, chosen: Variant) -> str:
+    waiting, processor = profile.waiting_share, profile.processor_share
+    what = {Mode.THREAD: "threads", Mode.PREFORK: "prefork"}.get(chosen.mode, str(chosen.mode))
+    if chosen.mode is Mode.PREFORK and waiting < MOSTLY:
+        what += f", {chosen.workers} workers" if chosen.workers > 1 else ""
+    return (
+        f"{waiting:.0%} of a connection is spent waiting, {processor:.0%} on the processor"
+        f" ({show_time(profile.latency)} alone): {what}"
+    )
+
+
+def _describe_idle(
+    chosen: Measured, able: Sequence[Measured], measured: Sequence[Measured], idle: int
+) -> list[str]:
+    if not idle:
+        return []
+    lines = [
+        f"{show_count(idle)} idle connections take {show_bytes(one.idle_each)} each in"
+        f" {one.variant.name}: {show_bytes(one.idle_each * idle)}"
+        for one in sorted(able, key=lambda one: one is not chosen)
+    ]
+    return lines + [f"{one.variant.name}: {one.excluded}" for one in measured if one.excluded]
+
+
+def _describe_rivals(chosen: Measured, candidates: Sequence[Measured], score: _Score) -> list[str]:
+    lines = []
+    for one in sorted(candidates, key=score.of, reverse=True):
+        if one is chosen:
+            continue
+        found = score.compare(one, chosen)
+        lines.append(
+            f"{one.variant.name} is {_describe_lead(found, score.what)}{_merit(one, chosen)}"
+        )
+    return lines
+
+
+def _describe_lead(found: Ratio, what: str) -> str:
+    worse, better = ("dearer", "cheaper") if what.startswith("CPU") else ("slower", "faster")
+    if what == "p99":
+        worse, better = "later at p99", "sooner at p99"
+    if abs(found.median - 1) < 0.01:
+        return "as good" if not found.is_noisy else "not to be told apart from it"
+    if found.median < 0.5:
+        return f"{1 / found.median:.1f} times {worse}"
+    side = worse if found.median < 1 else better
+    text = f"{abs(1 - found.median):.0%} {side}"
+    return text if found.tells_apart else f"{text}, within the noise"
+
+
+def _merit(one: Measured, chosen: Measured) -> str:
+    """Return what speaks for a variant beside its speed."""
+
+    def apart(variant: Variant) -> bool:
+        return variant.mode is Mode.PROCESS or variant.workers > 1
+
+    if apart(one.variant) and not apart(chosen.variant):
+        return " and isolates crashes"
+    if one.variant.mode is Mode.ITERATIVE:
+        return ", but one slow client holds up all the others"
+    return ""
+
+
+def _how_sure(chosen: Measured, candidates: Sequence[Measured], score: _Score) -> str:
+    rivals = [one for one in candidates if one is not chosen]
+    if not rivals:
+        return "sure: nothing else could do it"
+    nearest = max(rivals, key=score.of)
+    found = score.compare(chosen, nearest)
+    rounds = len(chosen.turns[score.concurrency])
+    name = nearest.variant.name
+    if rounds < 3:
+        return f"not sure: {rounds} round(s) only"
+    if found.is_noisy and not found.tells_apart:
+        return (
+            f"not sure: the machine was too noisy to tell it from {name} ({score.what}"
+            f" {found}, {rounds} rounds)"
+        )
+    if abs(found.median - 1) <= EQUAL or not found.tells_apart:
+        return (
+            f"fairly sure: {name} performs alike ({score.what} {found}, {rounds} rounds), and what"
+            " is named above decides"
+        )
+    return f"sure: {score.what} is {found} times {name}'s in {rounds} rounds"
+
+
+def _warn(able: Sequence[Measured], concurrency: int) -> list[str]:
+    """Return what makes figures less than they seem."""
+    every = [turn for one in able for turns in one.turns.values() for turn in turns]
+    lines = []
+    limited = [
+        one.variant.name
+        for one in able
+        if middle(one.turns[concurrency], lambda turn: turn.generator) > BUSY_GENERATOR
+    ]
+    if limited:
+        lines.append(
+            f"the load generator was the limit for {', '.join(limited)}: these could do more;"
+            " compare their CPU a connection, or use more --clients"
+        )
+    elsewhere = median(turn.elsewhere for turn in every)
+    if elsewhere > BUSY_ELSEWHERE:
+        lines.append(
+            f"{elsewhere:.1f} CPUs were busy with something else: a quiet machine tells more"
+        )
+    return lines + _warn_of_differing(able)
+
+
+def _warn_of_differing(able: Sequence[Measured]) -> list[str]:
+    """Return a line that names the cells of the tables whose rounds agree least."""
+    found = []
+    for one in able:
+        for number, turns in one.turns.items():
+            rates = sorted(turn.throughput for turn in turns)
+            spread = (rates[-1] - rates[0]) / median(rates)
+            if spread > DIFFER:
+                span = f"{show_count(rates[0])} to {show_count(rates[-1])} a second"
+                found.append((spread, f"{one.variant.name} at {number}, {span}"))
+    worst = [text for _, text in sorted(found, reverse=True)]
+    more = f"; and {len(worst) - DIFFERING_SHOWN} more" if len(worst) > DIFFERING_SHOWN else ""
+    shown = "; ".join(worst[:DIFFERING_SHOWN])
+    return [f"rounds differ by more than {DIFFER:.0%}: {shown}{more}"] if worst else []

@@ -1,0 +1,256 @@
+"""Serve the handler in every variant, one load after another, and keep what was found."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from forkserve.bench.arguments import Plan
+from forkserve.bench.conversation import (
+    Converse,
+    Script,
+)
+from forkserve.bench.errors import BenchError, Spoiled
+from forkserve.bench.idle import holding
+from forkserve.bench.load import Order
+from forkserve.bench.probe import find_exchange
+from forkserve.bench.progress import Progress
+from forkserve.bench.recommend import Measured, Profile
+from forkserve.bench.rounds import Generator, LoadFailed, Turn, shuffled, take_turn
+from forkserve.bench.server import Server, ServerFailed, forkserve_command
+from forkserve.bench.usage import available_memory, memory
+from forkserve.bench.variants import Variant
+from forkserve.settings import Mode
+
+SAMPLE = 50  # idle connections from which the memory of all of them is foreseen
+WARM_UP = 0.3
+ERROR = "forkserve: error: "
+DEATHS = re.compile(r"\] (?:worker|connection process) \d+ (?:was killed by|exited with [1-9])")
+SERVED = re.compile(r"served \d+ in all, by worker ([\d ]+);")
+BY_CRASH = ("reset", "cut short", "reset while connecting")  # what a dead worker's clients see
+
+
+class Session:
+    """One run of the benchmark."""
+
+    def __init__(self, plan: Plan, variants: Sequence[Variant]) -> None:
+        self.plan = plan
+        self.bind = plan.bind or "tcp://127.0.0.1:0"
+        self.measured = {variant.name: Measured(variant) for variant in variants}
+        self.profile: Profile | None = None
+        self.is_whole = False
+        self.converse: Converse
+        self._standing: dict[str, Server] = {}
+        self._generator: Generator
+
+    def run(self) -> None:
+        """Measure; blocks. What was found before an exception stays.
+
+        Raises BenchError, ScriptError, LoadFailed or ServerFailed where a figure would not count,
+        KeyboardInterrupt where the user does not want to wait.
+        """
+        with ExitStack() as stack:
+            self._begin(stack)
+            self._measure_alone()
+            for name in tuple(self.measured):
+                self._foresee_idle(name)
+            steps = len(self._able()) * len(self.plan.concurrency) * self.plan.rounds
+            with Progress(steps) as progress:
+                for number in range(self.plan.rounds):
+                    for concurrency in self.plan.concurrency:
+                        for name in shuffled(self._able(), number):
+                            turn = self._take_turn(name, concurrency)
+                            turns = self.measured[name].turns.setdefault(concurrency, [])
+                            turns.append(turn)
+                            rate = f"{turn.throughput:.0f} a second"
+                            progress.step(f"{name}, {concurrency} at a time: {rate}")
+            self.is_whole = True
+
+    def _able(self) -> list[str]:
+        return [name for name, one in self.measured.items() if not one.excluded]
+
+    # -- servers
+
+    def _begin(self, stack: ExitStack) -> None:
+        """Start the first server, see what it answers, and start the others if they can stand."""
+        names = list(self.measured)
+        with self._starting(names[0]) as first:
+            self.converse = self._find_conversation(first)
+        self._generator = Generator(self.converse, clients=self.plan.clients)
+        if not self.plan.is_fixed:
+            for name in names:
+                self._standing[name] = stack.enter_context(self._starting(name))
+
+    @contextmanager
+    def _starting(self, name: str) -> Iterator[Server]:
+        server = self._make_server(name)
+        try:
+            server.__enter__()
+        except ServerFailed as failure:
+            if self.plan.bind is not None or "is for datagrams" not in failure.said:
+                raise _describe_start(failure) from None
+            self.bind = "udp://127.0.0.1:0"
+            server = self._make_server(name)
+            server.__enter__()
+        try:
+            yield server
+        except BaseException:
+            server.kill()
+            raise
+        server.stop()
+        self._note_end(self.measured[name], server.said())
+
+    def _make_server(self, name: str) -> Server:
+        variant = self.measured[name].variant
+        most = max(1024, self.plan.idle + max(self.plan.concurrency) + SAMPLE)
+        return Server(
+            forkserve_command(
+                self.plan.target,
+                *variant.flags[1:],
+                "-b",
+                self.bind,
+                "--max-connections",
+                str(most),
+                "--drain-timeout",
+                "2",
+                *self.plan.options,
+            ),
+            environment={"PYTHONPATH": _path_of_ours()},
+        )
+
+    @contextmanager
+    def _serving(self, name: str) -> Iterator[Server]:
+        if name in self._standing:
+            yield self._standing[name]
+        else:
+            with self._starting(name) as server:
+                yield server
+
+    def _note_end(self, one: Measured, said: str) -> None:
+        """Take from a server's last words what its workers have served."""
+        for found in SERVED.findall(said):
+            counts = [int(count) for count in found.split()]
+            known = [*one.served_by, *[0] * len(counts)]
+            one.served_by = tuple(
+                before + (counts[n] if n < len(counts) else 0)
+                for n, before in enumerate(known[: max(len(counts), len(one.served_by))])
+            )
+
+    # -- the load
+
+    def _find_conversation(self, server: Server) -> Converse:
+        send = self.plan.send
+        if isinstance(send, Script):
+            send.load()
+            return send
+        exchange = find_exchange(server.address, send)
+        if self.plan.requests != 1 and not exchange.can_be_repeated:
+            raise BenchError(
+                f"--requests {self.plan.requests}: the server ends the connection after one answer"
+            )
+        return exchange
+
+    def _order(self, server: Server, concurrency: int, seconds: float) -> Order:
+        return Order(
+            server.address,
+            concurrency,
+            seconds,
+            rate=self.plan.rate,
+            requests=self.plan.requests,
+        )
+
+    def _measure_alone(self) -> None:
+        """See where the time of a connection goes that has the server to itself."""
+        name = next(iter(self.measured))
+        with self._serving(name) as server:
+            order = Order(server.address, 1, self.plan.seconds, requests=self.plan.requests)
+            turn = self._check(self.measured[name], self._turn(server, order), server)
+        if turn.ok:
+            self.profile = Profile(
+                turn.seconds / turn.ok,
+                turn.cpu_each,
+                turn.generator_cpu / turn.ok,
+                turn.delay / turn.ok,
+            )
+
+    def _take_turn(self, name: str, concurrency: int) -> Turn:
+        one = self.measured[name]
+        with self._serving(name) as server, ExitStack() as stack:
+            if self.plan.idle:
+                before = memory(server.pid)
+                stack.enter_context(holding(server.address, self.plan.idle))
+                one.idle_each = (memory(server.pid) - before) / self.plan.idle
+            if concurrency not in one.turns:
+                self._turn(server, self._order(server, concurrency, WARM_UP))
+            deaths = _count_deaths(server)
+            turn = self._turn(server, self._order(server, concurrency, self.plan.seconds))
+            one.deaths += _count_deaths(server) - deaths
+            return self._check(one, turn, server)
+
+    def _turn(self, server: Server, order: Order) -> Turn:
+        try:
+            return take_turn(server, self._generator, order)
+        except ServerFailed as failure:
+            raise BenchError(failure.what, said=failure.said) from None
+        except LoadFailed as failure:
+            raise BenchError(str(failure)) from None
+
+    def _check(self, one: Measured, turn: Turn, server: Server) -> Turn:
+        """Raise Spoiled for a turn whose failures a worker's death does not explain."""
+        excused = BY_CRASH if _count_deaths(server) else ()
+        wrong = {what: count for what, count in turn.failures.items() if what not in excused}
+        if self.bind.startswith(("udp", "unixgram")):
+            wrong.pop("unanswered", None)  # a datagram may get lost; the table says how many
+        if wrong or not turn.ok:
+            said = ", ".join(f"{count} {what}" for what, count in wrong.items()) or "nothing"
+            complaint = f": {turn.complaint}" if turn.complaint else ""
+            raise Spoiled(f"{one.variant.name}: {said} beside {turn.ok} good answers{complaint}")
+        return turn
+
+    # -- idle connections
+
+    def _foresee_idle(self, name: str) -> None:
+        """Exclude a variant that cannot hold the idle connections, before it is made to try."""
+        one, idle = self.measured[name], self.plan.idle
+        if not idle:
+            return
+        places = one.variant.places()
+        if places is not None and places <= idle:
+            one.excluded = f"none is served: {idle} idle connections take all its {places} places"
+            return
+        if one.variant.mode is not Mode.PROCESS:
+            return
+        with self._serving(name) as server:
+            before = memory(server.pid)
+            with holding(server.address, SAMPLE):
+                server.ends_within(0.2)
+                each = (memory(server.pid) - before) / SAMPLE
+        if each * idle > available_memory() / 2:
+            one.idle_each = each
+            one.excluded = (
+                f"{idle} processes of {each / 1e6:.1f} MB each would take"
+                f" {each * idle / 1e9:.1f} GB, and {available_memory() / 1e9:.1f} GB are free"
+            )
+
+
+def _count_deaths(server: Server) -> int:
+    return len(DEATHS.findall(server.said()))
+
+
+def _describe_start(failure: ServerFailed) -> BenchError:
+    """Return a server's own last words before it ended, with its status."""
+    before, _, last = failure.said.rstrip().rpartition("\n")
+    if not last.startswith(ERROR):
+        return BenchError(failure.what, said=failure.said)
+    return BenchError(
+        last.removeprefix(ERROR), said=before, exit_status=failure.status or BenchError.exit_status
+    )
+
+
+def _path_of_ours() -> str:
+    """Return a path on which the server finds this forkserve, as `python3 -m` did for us."""
+    ours = str(Path(__file__).resolve().parent.parent.parent)
+    given = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([ours, given] if given else [ours]) if ours in sys.path else given or ""
