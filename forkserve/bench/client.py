@@ -14,7 +14,6 @@ def main() -> None:
     """Do as told on standard input, and write the result to standard output."""
     order, converse = pickle.load(sys.stdin.buffer)
     load = Load(order, converse)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; who has started us decides
     signal.signal(signal.SIGTERM, load.stop)
     pickle.dump(load.run(), sys.stdout.buffer)
 

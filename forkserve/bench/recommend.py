@@ -92,7 +92,7 @@ def recommend(
     return Recommendation(
         chosen.variant,
         tuple(reasons),
-        _how_sure(chosen, candidates, score),
+        _how_sure(chosen, candidates, score, [one for one in measured if not one.turns]),
         tuple(_warn(able, concurrency)),
     )
 
@@ -254,8 +254,15 @@ def _merit(one: Measured, chosen: Measured) -> str:
     return ""
 
 
-def _how_sure(chosen: Measured, candidates: Sequence[Measured], score: _Score) -> str:
+def _how_sure(
+    chosen: Measured,
+    candidates: Sequence[Measured],
+    score: _Score,
+    unmeasured: Sequence[Measured],
+) -> str:
     rivals = [one for one in candidates if one is not chosen]
+    if any(not one.excluded for one in unmeasured):
+        return "not sure: some modes have not been measured"
     if not rivals:
         return "sure: nothing else could do it"
     nearest = max(rivals, key=score.of)

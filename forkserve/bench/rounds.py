@@ -126,7 +126,9 @@ class Generator:
         command = [sys.executable, "-m", "forkserve.bench.client"]
         if self.cpus is not None:
             command = ["taskset", "-c", ",".join(map(str, self.cpus)), *command]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+        )
 
     def _wait_for_the_middle(self, seconds: float) -> None:
         try:

@@ -142,6 +142,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                process_group=0,  # Ctrl-C is for us, who stop it then
             )
         finally:
             os.sched_setaffinity(0, ours)
