@@ -59,7 +59,7 @@ _SETTINGS = {
     "lines.markersize": 7,
     "legend.frameon": False,
     "legend.borderpad": 0,
-    "legend.borderaxespad": 0,
+    "legend.borderaxespad": 0.25,
     "legend.columnspacing": 1.4,
 }
 
