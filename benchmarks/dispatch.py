@@ -3,7 +3,8 @@
     python3 benchmarks/dispatch.py [--quick] [--only NAME...] [--json FILE]
 
 One connection is connect, 64 bytes there, 64 bytes back, close; one datagram is 64 bytes there and
-back. Ours stands beside the peers'. The server has one core, the load
+back. Ours stands beside the peers' and
+beside the least there can be, a loop in C that is compiled on the spot. The server has one core, the load
 another; in every round every variant has its turn, in a new order; what is compared is the CPU of
 the server's whole process tree for one connection (cpu.py), pair by pair. The exit status is 0
 when every target holds, 3 when one falls short, 1 when a connection failed: then no figure counts.
@@ -11,29 +12,42 @@ when every target holds, 3 when one falls short, 1 when a connection failed: the
 
 import argparse
 import importlib.util
-import json
 import os
 import random
 import statistics
 import sys
+import tempfile
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.generator import Failed, Generator
+from benchmarks.generator import Failed, Generator, compile_c
+from benchmarks.report import Report
 from benchmarks.servers import Server, forkserve, peer
+from forkserve.bench.chart import Chart
 from forkserve.bench.figures import Verdict, ratio
+from forkserve.bench.table import Table
 from forkserve.bench.usage import cpu_seconds
 
 SETTLE = 0.1
 HANDLERS = {"peer": "UntilEnd", "server": "Once", "datagram": "OneDatagram"}
 SHAPES = {
-    "peer": "one connection, us: {} at a time, the peer closes first",
+    "peer": "one connection, us: {} at a time, the client closes first",
     "server": "one connection, us: {} at a time, the server closes first",
     "datagram": "one datagram, us: {} at a time",
 }
+SHORT = {"peer": "client first", "server": "server first", "datagram": "datagrams"}
+TITLE = "The CPU that one short connection costs"
+TARGETS_TITLE = "Targets"
+TEXT = (
+    "Server CPU (user and system, the whole process tree) for one connection of 64 bytes there and"
+    " back, or one datagram. The server has one CPU, the load another; medians of paired rounds,"
+    " ratios with 95 % bootstrap intervals. The rows 'loop' are hand-written loops that make the"
+    " same system calls, in Python; 'C' is a blocking accept loop."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,7 @@ TARGETS = (
     Target("thread", "ThreadingTCPServer", 0.32, at_a_time=BOTH),
     Target("process", "ForkingTCPServer", 0.80),
     Target("process-100", "ForkingTCPServer", 0.08),
+    Target("iterative", "C", None),
     Target("iterative", "uvloop", 1.0),
     Target("prefork", "uvloop", 1.0),
     Target("prefork-4", "uvloop", 1.0),
@@ -70,6 +85,7 @@ TARGETS = (
     Target("prefork", "UDPServer", 0.75, shapes=("datagram",)),
     Target("prefork-4", "UDPServer", 0.75, shapes=("datagram",)),
     Target("loop", "UDPServer", None, shapes=("datagram",)),
+    Target("iterative", "C", None, shapes=("datagram",)),
     Target("thread", "ThreadingUDPServer", 0.32, shapes=("datagram",)),
     Target("process", "ForkingUDPServer", 0.80, shapes=("datagram",)),
 )
@@ -80,10 +96,11 @@ LATENCY_TARGETS = (
 )
 
 
-def commands(shape: str) -> dict[str, list[str]]:
-    """Return how each variant is started."""
+def commands(shape: str, c_loop: str | None) -> dict[str, list[str]]:
+    """Return how each variant is started; the loop in C is a program that was compiled."""
     handler = HANDLERS[shape]
     return {
+        "C": [c_loop or "", shape],
         "loop": peer("peers_loop", shape, "1"),
         "loop-4": peer("peers_loop", shape, "4"),
         "loop-last": peer("peers_loop", "last", "1"),
@@ -127,6 +144,7 @@ class Group:
     """Variants that are measured together, and the targets that compare them."""
 
     title: str
+    short: str
     shape: str
     at_a_time: int
     targets: tuple[Target, ...]
@@ -145,20 +163,28 @@ class Group:
         return verdicts
 
 
-def wanted(target: Target, only: list[str]) -> bool:
+def wanted(target: Target, only: list[str], missing: Collection[str]) -> bool:
     """Tell whether a target is asked for and can be measured here."""
-    has_uvloop = importlib.util.find_spec("uvloop") is not None
-    return (not only or target.variant in only) and (target.against != "uvloop" or has_uvloop)
+    return (not only or target.variant in only) and target.against not in missing
 
 
-def groups(only: list[str]) -> list[Group]:
+def groups(only: list[str], missing: Collection[str]) -> list[Group]:
     """Return what is measured together: one shape, so many at a time."""
     found = []
     for at_a_time in BOTH:
         for shape, words in SHAPES.items():
             here = (t for t in TARGETS if shape in t.shapes and at_a_time in t.at_a_time)
             title = f"CPU of {words.format(at_a_time)}"
-            found.append(Group(title, shape, at_a_time, tuple(t for t in here if wanted(t, only))))
+            short = f"{SHORT[shape]}, {at_a_time} at a time"
+            found.append(
+                Group(
+                    title,
+                    short,
+                    shape,
+                    at_a_time,
+                    tuple(t for t in here if wanted(t, only, missing)),
+                )
+            )
     return [group for group in found if group.targets]
 
 
@@ -168,21 +194,21 @@ def shuffled(names: list[str], number: int) -> list[str]:
 
 
 class Bench:
-    """Runs groups of variants and prints what it finds."""
+    """Runs groups of variants and reports what it finds."""
 
-    def __init__(self, effort: Effort, rate: float) -> None:
+    def __init__(self, effort: Effort, rate: float, c_loop: str | None) -> None:
         cpus = sorted(os.sched_getaffinity(0))
-        self.effort, self.rate = effort, rate
+        self.effort, self.rate, self.c_loop = effort, rate, c_loop
         self.server_cpu, self.load_cpu = cpus[0], cpus[-1]
-        self.report: list[dict[str, object]] = []
-        self.all_hold = True
+        self.report = Report("dispatch", TITLE, TEXT, packages=("uvloop",))
+        self.judged: list[tuple[Group, Verdict]] = []
 
     def cpu(self, group: Group) -> None:
         """Measure the CPU of a connection."""
         names, seconds = group.names(), self.effort.seconds
         figures: dict[str, list[float]] = {name: [] for name in names}
         with Generator({self.load_cpu}) as load, ExitStack() as stack:
-            start = commands(group.shape)
+            start = commands(group.shape, self.c_loop)
             servers = {
                 name: stack.enter_context(Server(start[name], {self.server_cpu})) for name in names
             }
@@ -211,7 +237,7 @@ class Bench:
         names, seconds = group.names(), self.effort.latency_seconds
         figures: dict[str, list[float]] = {name: [] for name in names}
         with Generator() as load, ExitStack() as stack:
-            start = commands(group.shape)
+            start = commands(group.shape, self.c_loop)
             servers = {name: stack.enter_context(Server(start[name])) for name in names}
             for number in range(self.effort.latency_rounds):
                 for name in shuffled(names, number):
@@ -222,25 +248,41 @@ class Bench:
         self.show(group, figures)
 
     def show(self, group: Group, figures: dict[str, list[float]]) -> None:
-        """Print a table and keep it."""
-        print(f"\n{group.title}")
+        """Report a group's medians, and what became of its targets."""
         medians = {name: statistics.median(found) for name, found in figures.items()}
-        for name, median in sorted(medians.items(), key=lambda item: item[1]):
-            print(
-                f"  {name:20} {median:9.1f}   {min(figures[name]):.1f} to {max(figures[name]):.1f}"
-            )
+        rows = [
+            (name, f"{median:.1f}", f"{min(figures[name]):.1f}", f"{max(figures[name]):.1f}")
+            for name, median in sorted(medians.items(), key=lambda item: item[1])
+        ]
         verdicts = group.judge(figures)
-        for verdict in verdicts:
-            print(verdict)
-        self.all_hold &= all(verdict.holds for verdict in verdicts)
-        self.report.append(
-            {
-                "group": group.title,
-                "medians": medians,
-                "rounds": figures,
-                "verdicts": [verdict.as_json() for verdict in verdicts],
-            }
+        columns = ("variant", "us", "least", "most")
+        notes = tuple(str(verdict).strip() for verdict in verdicts)
+        bars = {"us": tuple(float(row[1]) for row in rows)}
+        names = tuple(row[0] for row in rows)
+        chart = Chart(group.title, "", "us", names, bars, "bars", is_logarithmic=True)
+        self.report.add(Table(group.title, columns, tuple(rows), notes), chart)
+        self.judged += [(group, verdict) for verdict in verdicts]
+        for target in group.targets:
+            name = f"{group.title}: {target.variant} / {target.against}"
+            self.report.add_ratio(name, ratio(figures[target.variant], figures[target.against]))
+
+    def conclude(self) -> None:
+        """Report every target in one table, met or not."""
+        rows = tuple(
+            (
+                f"{verdict.what}, {group.short}",
+                verdict.detail.strip(),
+                f"{verdict.at_most:g}",
+                "holds" if verdict.holds else "falls short",
+            )
+            for group, verdict in self.judged
+            if verdict.at_most is not None
         )
+        self.report.add(Table(TARGETS_TITLE, ("compared", "found", "at most", "verdict"), rows))
+
+    def all_hold(self) -> bool:
+        """Whether every target is met."""
+        return all(verdict.holds for _, verdict in self.judged)
 
 
 def parse() -> argparse.Namespace:
@@ -270,31 +312,44 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Measure, print, and return the exit status."""
     options = parse()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    bench = Bench(QUICK if options.quick else FULL, options.rate)
-    with Generator() as load:
-        language = load.language
+    with Generator() as load, tempfile.TemporaryDirectory() as folder:
+        bench = Bench(
+            QUICK if options.quick else FULL, options.rate, compile_c("peers_loop.c", folder)
+        )
+        try:
+            measure(bench, options, load.language)
+        except Failed as failure:
+            print(f"failed: {failure}", file=sys.stderr)
+            return 1
+    if options.json:
+        bench.report.write(options.json)
+    return 0 if bench.all_hold() else 3
+
+
+def measure(bench: Bench, options: argparse.Namespace, language: str) -> None:
+    """Measure every group that is asked for."""
+    report = bench.report
+    report.begin()
     print(
-        f"Python {sys.version.split()[0]}, server on CPU {bench.server_cpu}, load on CPU "
-        f"{bench.load_cpu}, load generator in {language}"
+        f"  server on CPU {bench.server_cpu}, load on CPU {bench.load_cpu}, load generator in"
+        f" {language}"
     )
     if bench.server_cpu == bench.load_cpu:
-        print("there is one CPU only: server and load share it")
+        report.miss("a CPU for the load", "a machine with two: server and load share one")
+    missing = []
     if importlib.util.find_spec("uvloop") is None:
-        print("uvloop is missing (pip install uvloop): its lines are left out")
-    try:
-        for group in groups(options.only):
-            bench.cpu(group)
-        targets = tuple(t for t in LATENCY_TARGETS if wanted(t, options.only))
-        if targets:
-            title = "Connect to answer, us: 50 connections a second, open loop, all CPUs"
-            bench.latency(Group(title, "peer", 0, targets))
-    except Failed as failure:
-        print(f"failed: {failure}", file=sys.stderr)
-        return 1
-    if options.json:
-        options.json.write_text(json.dumps(bench.report, indent=1))
-    return 0 if bench.all_hold else 3
+        missing.append("uvloop")
+        report.miss("uvloop", "pip install uvloop")
+    if bench.c_loop is None:
+        missing.append("C")
+        report.miss("the loop in C", "a C compiler")
+    for group in groups(options.only, missing):
+        bench.cpu(group)
+    targets = tuple(t for t in LATENCY_TARGETS if wanted(t, options.only, missing))
+    if targets:
+        title = "Connect to answer, us: 50 connections a second, open loop, all CPUs"
+        bench.latency(Group(title, "50 a second, median latency", "peer", 0, targets))
+    bench.conclude()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,17 @@ PATIENCE = 10.0
 GOOD = {"generator", "seconds", "ok", "p50_us", "p90_us", "p99_us"}
 
 
+def compile_c(name: str, folder: str) -> str | None:
+    """Return a program made of one of our C sources, None without a compiler that works."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None
+    program = f"{folder}/{Path(name).stem}"
+    compile_it = [compiler, "-O2", "-o", program, str(HERE / name)]
+    done = subprocess.run(compile_it, stderr=subprocess.DEVNULL, check=False)
+    return program if done.returncode == 0 else None
+
+
 class Failed(Exception):
     """A connection did not get what it asked for, so there is no figure."""
 
@@ -32,11 +43,8 @@ class Generator:
 
     def __enter__(self) -> Self:
         self.folder = tempfile.TemporaryDirectory(prefix="forkserve-load-")
-        if compiler := shutil.which("cc") or shutil.which("gcc"):
-            program = f"{self.folder.name}/load"
-            compile_it = [compiler, "-O2", "-o", program, str(HERE / "load.c")]
-            if subprocess.run(compile_it, stderr=subprocess.DEVNULL, check=False).returncode == 0:
-                self.command, self.language = [program], "C"
+        if program := compile_c("load.c", self.folder.name):
+            self.command, self.language = [program], "C"
         return self
 
     def __exit__(self, *_: object) -> None:
