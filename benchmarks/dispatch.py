@@ -3,10 +3,10 @@
     python3 benchmarks/dispatch.py [--quick] [--only NAME...] [--json FILE]
 
 One connection is connect, 64 bytes there, 64 bytes back, close; one datagram is 64 bytes there and
-back. Ours stands beside the peers' and
-beside the least there can be, a loop in C that is compiled on the spot. The server has one core, the load
-another; in every round every variant has its turn, in a new order; what is compared is the CPU of
-the server's whole process tree for one connection (cpu.py), pair by pair. The exit status is 0
+back. Ours stands beside the peers' and beside the least there can be, a loop in C that is compiled
+on the spot. The server has one core, the load another; in every round every variant has its turn, in
+a new order; what is compared is the CPU of the server's whole process tree for one connection
+(forkserve/bench/usage.py), pair by pair. The exit status is 0
 when every target holds, 3 when one falls short, 1 when a connection failed: then no figure counts.
 """
 
@@ -41,6 +41,7 @@ SHAPES = {
 }
 SHORT = {"peer": "client first", "server": "server first", "datagram": "datagrams"}
 TITLE = "The CPU that one short connection costs"
+SUMMARY_TITLE = "All of them"
 TARGETS_TITLE = "Targets"
 TEXT = (
     "Server CPU (user and system, the whole process tree) for one connection of 64 bytes there and"
@@ -202,6 +203,7 @@ class Bench:
         self.server_cpu, self.load_cpu = cpus[0], cpus[-1]
         self.report = Report("dispatch", TITLE, TEXT, packages=("uvloop",))
         self.judged: list[tuple[Group, Verdict]] = []
+        self.medians: dict[str, dict[str, float]] = {}  # by the variant, then by the group
 
     def cpu(self, group: Group) -> None:
         """Measure the CPU of a connection."""
@@ -254,6 +256,8 @@ class Bench:
             (name, f"{median:.1f}", f"{min(figures[name]):.1f}", f"{max(figures[name]):.1f}")
             for name, median in sorted(medians.items(), key=lambda item: item[1])
         ]
+        for name, median in medians.items():
+            self.medians.setdefault(name, {})[group.short] = median
         verdicts = group.judge(figures)
         columns = ("variant", "us", "least", "most")
         notes = tuple(str(verdict).strip() for verdict in verdicts)
@@ -267,7 +271,13 @@ class Bench:
             self.report.add_ratio(name, ratio(figures[target.variant], figures[target.against]))
 
     def conclude(self) -> None:
-        """Report every target in one table, met or not."""
+        """Report all medians in one table, and every target in another, met or not."""
+        shapes = list(dict.fromkeys(group.short for group, _ in self.judged))
+        summary = tuple(
+            (name, *(f"{found[shape]:.0f}" if shape in found else "" for shape in shapes))
+            for name, found in self.medians.items()
+        )
+        self.report.add(Table(SUMMARY_TITLE, ("variant, us", *shapes), summary))
         rows = tuple(
             (
                 f"{verdict.what}, {group.short}",
