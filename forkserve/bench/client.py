@@ -3,6 +3,7 @@
 Standard input and output carry them, pickled.
 """
 
+import os
 import pickle
 import signal
 import sys
@@ -12,10 +13,13 @@ from forkserve.bench.load import Load
 
 def main() -> None:
     """Do as told on standard input, and write the result to standard output."""
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a script of the user's prints is no part of the result
     order, converse = pickle.load(sys.stdin.buffer)
     load = Load(order, converse)
     signal.signal(signal.SIGTERM, load.stop)
-    pickle.dump(load.run(), sys.stdout.buffer)
+    with output:
+        pickle.dump(load.run(), output)
 
 
 if __name__ == "__main__":

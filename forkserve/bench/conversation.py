@@ -7,8 +7,10 @@ no system call, so one process can hold thousands of them.
 import enum
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
+from types import GeneratorType
 from typing import NamedTuple, Protocol
 
 
@@ -138,15 +140,19 @@ class Script:
         """Run the file; raises ScriptError."""
         if not Path(self.path).is_file():
             raise ScriptError(f"there is no file {self.path!r}")
-        spec = importlib.util.spec_from_file_location("forkserve_bench_script", self.path)
+        spec = importlib.util.spec_from_file_location(
+            "forkserve_bench_script", Path(self.path).absolute()
+        )
         if spec is None or spec.loader is None:
             raise ScriptError(f"{self.path!r} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         try:
             spec.loader.exec_module(module)
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
-            raise ScriptError(f"{self.path} raised {describe_error(error)}") from error
+            raise ScriptError(f"{self.path} raised {describe_error(error, self.path)}") from error
         converse = getattr(module, "converse", None)
         if not callable(converse):
             raise ScriptError(f"{self.path} has no function converse(number)")
@@ -157,24 +163,62 @@ class Script:
         if self._converse is None:
             self.load()
         assert self._converse is not None
+        answer = None
         try:
-            yield from self._converse(number)
-        except CutShort:
+            talk = self._converse(number)
+            if not isinstance(talk, GeneratorType):
+                raise ScriptError(f"{self.path}: converse(number) is no generator: it has no yield")
+            while True:
+                step = talk.send(answer)
+                if complaint := find_fault(step):
+                    raise ScriptError(f"{self.path}{_find_line(talk)} yielded {complaint}")
+                answer = yield step
+        except StopIteration:
+            return
+        except (GeneratorExit, CutShort, ScriptError):
             raise
         except (AssertionError, WrongAnswer) as error:
-            raise WrongAnswer(str(error) or "an assertion of the script failed") from error
-        except Exception as error:
-            raise ScriptError(f"{self.path} raised {describe_error(error)}") from error
+            raise WrongAnswer(
+                str(error) or f"assertion failed{_place(error, self.path)}"
+            ) from error
+        except BaseException as error:
+            raise ScriptError(f"{self.path} raised {describe_error(error, self.path)}") from error
 
 
-def describe_error(error: BaseException) -> str:
-    """Return an exception in one line, with the line where it was raised last."""
-    where = ""
-    trace = error.__traceback__
-    while trace is not None:
-        where = f" in line {trace.tb_lineno}"
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {error}{where}" if str(error) else type(error).__name__ + where
+def find_fault(step: object) -> str:
+    """Return what is wrong with what a script has yielded, or nothing."""
+    if not isinstance(step, Step):
+        return f"{step!r}, which is no step"
+    match step:
+        case Send(bytes()) | Read() | ReadToEnd() | EndWriting():
+            return ""
+        case ReadExactly(int(size)) if size >= 0:
+            return ""
+        case ReadUntil(bytes(separator)) if separator:
+            return ""
+        case Pause(int(seconds) | float(seconds)) if seconds >= 0:
+            return ""
+    return repr(step)
+
+
+def _find_line(talk: "GeneratorType[Step, bytes, None]") -> str:
+    return f" in line {talk.gi_frame.f_lineno}" if talk.gi_frame else ""
+
+
+def _place(error: BaseException, path: str) -> str:
+    """Return the line of a file where an exception passed last, or nothing."""
+    lines = [
+        number
+        for frame, number in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == str(Path(path).absolute())
+    ]
+    return f" in line {lines[-1]}" if lines else ""
+
+
+def describe_error(error: BaseException, path: str) -> str:
+    """Return an exception in one line, with the line of the file where it was raised."""
+    name = type(error).__name__
+    return (f"{name}: {error}" if str(error) else name) + _place(error, path)
 
 
 def describe_difference(answer: bytes, expected: bytes) -> str:

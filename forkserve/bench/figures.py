@@ -50,7 +50,8 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     """
     if not ordered:
         return math.nan
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+    rank = math.ceil(round(share * len(ordered), 6))  # 0.07 * 100 is a little more than 7
+    return ordered[max(0, rank - 1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,12 @@ All servers stand from the first round to the last; one at a time has load, the 
 slows a round down slows all of its turns, so variants are compared round by round.
 """
 
+import contextlib
 import itertools
 import math
 import pickle
 import random
+import resource
 import subprocess
 import sys
 from array import array
@@ -23,6 +25,7 @@ from forkserve.bench.load import OUTCOMES, Order, Result
 from forkserve.bench.server import Server, ServerFailed
 from forkserve.bench.usage import cpu_seconds, machine_cpu_seconds, memory, run_delay
 
+RESERVE = 50  # descriptors of a client process beside its connections
 SETTLE = 0.05  # seconds for a server to reap what has ended
 PATIENCE = 20.0  # seconds more than an order's time and patience until a client process is given up
 
@@ -89,18 +92,13 @@ class Generator:
         `during` is called once while they run. Blocks until they are done; raises LoadFailed where
         one of them ends without a result, ScriptError where a script of the user's does.
         """
-        shares = self._share(order)
-        self.running = [self._start(share) for share in shares]
         try:
-            for process, share in zip(self.running, shares, strict=True):
-                assert process.stdin
-                process.stdin.write(pickle.dumps((share, self.converse)))
-                process.stdin.close()
-                process.stdin = None
+            for share in self._share(order):
+                self._start(share)
             if during is not None:
                 self._wait_for_the_middle(order.seconds)
                 during()
-            limit = order.seconds + order.patience + PATIENCE
+            limit = order.seconds + 2 * order.patience + PATIENCE
             results = [self._collect(process, limit) for process in self.running]
         finally:
             self._end()
@@ -110,7 +108,7 @@ class Generator:
         return results
 
     def _share(self, order: Order) -> list[Order]:
-        clients = min(self.clients, order.concurrency)
+        clients = min(self.clients, order.concurrency, order.connections or self.clients)
         return [
             replace(
                 order,
@@ -122,13 +120,20 @@ class Generator:
             for n in range(clients)
         ]
 
-    def _start(self, order: Order) -> "subprocess.Popen[bytes]":
+    def _start(self, order: Order) -> None:
         command = [sys.executable, "-m", "forkserve.bench.client"]
         if self.cpus is not None:
             command = ["taskset", "-c", ",".join(map(str, self.cpus)), *command]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
         )
+        self.running.append(process)
+        assert process.stdin
+        # where it has ended already, _collect() tells how
+        with contextlib.suppress(ProcessLookupError, BrokenPipeError), process.stdin as stdin:
+            _allow_descriptors(process.pid, order.concurrency + RESERVE)
+            stdin.write(pickle.dumps((order, self.converse)))
+        process.stdin = None
 
     def _wait_for_the_middle(self, seconds: float) -> None:
         try:
@@ -143,15 +148,26 @@ class Generator:
             raise LoadFailed("a client process does not come to its end") from None
         if process.returncode != 0:
             raise LoadFailed(f"a client process ended with status {process.returncode}")
-        result: Result = pickle.loads(said)
+        try:
+            result: Result = pickle.loads(said)
+        except (EOFError, pickle.UnpicklingError):
+            raise LoadFailed("a client process ended without a result") from None
         return result
 
     def _end(self) -> None:
         for process in self.running:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+            process.kill()
+            process.wait()
+            assert process.stdout
+            process.stdout.close()
         self.running = []
+
+
+def _allow_descriptors(pid: int, count: int) -> None:
+    """Let a process open so many, if it may; those that it lacks it complains of itself."""
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    if soft < count:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(count, hard), hard))
 
 
 def _part(whole: int, parts: int, number: int) -> int:

@@ -9,16 +9,18 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from forkserve.bench.usage import cpu_seconds, tree
+from forkserve.bench.usage import born, cpu_seconds, tree
 
 READY = re.compile(r"listening on ((?:tcp|unix|udp|unixgram)://\S+)")
 BOOT_TIMEOUT = 20.0
 STOP_TIMEOUT = 40.0
+REMEMBERED = 100_000  # lines that a server has said
 
 
 class ServerFailed(Exception):
@@ -64,12 +66,17 @@ class Server:
         self.find_ready = find_ready  # of all that was said so far; None: not ready yet
         self.boot_timeout = boot_timeout
         self.address = ""
-        self._said = ""
+        self._lines: deque[str] = deque(maxlen=REMEMBERED)
         self._news = threading.Condition()
         self._has_ended = False
 
     def __enter__(self) -> Self:
-        self.process = self._start()
+        try:
+            self.process = self._start()
+        except OSError as error:
+            raise ServerFailed(
+                f"{shlex.join(self.command)} cannot be started: {error.strerror}"
+            ) from None
         self.pid = self.process.pid
         self.pidfd = os.pidfd_open(self.pid)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -96,7 +103,11 @@ class Server:
         if kind:
             self.kill()
         elif self.process.returncode is None:
-            known = cpu_seconds(self.pid)
+            try:
+                known = cpu_seconds(self.pid)
+            except BaseException:
+                self.kill()
+                raise
             if self.stop() < known * 0.98 - 0.1:
                 raise RuntimeError(f"processes left the tree of {self.command}: CPU not known")
 
@@ -111,24 +122,39 @@ class Server:
 
     def stop(self) -> float:
         """End the server, every process of it, and return all the CPU it used."""
+        others = {pid: born(pid) for pid in tree(self.pid)[1:]}
         os.kill(self.pid, signal.SIGTERM)
         if not self.ends_within(STOP_TIMEOUT):
             self.kill()
             raise ServerFailed(f"{shlex.join(self.command)} did not stop")
+        for pid, moment in others.items():
+            if moment and moment == born(pid):  # left behind
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         return self._collect()
 
     def kill(self) -> None:
         """End the server without asking."""
         if self.process.returncode is None:
-            for pid in reversed(tree(self.pid)):
+            for pid in self._freeze():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._collect()
 
+    def _freeze(self) -> list[int]:
+        """Keep a server from making new processes, and return all of them."""
+        frozen: dict[int, None] = {}
+        while new := [pid for pid in tree(self.pid) if pid not in frozen]:
+            for pid in new:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                frozen[pid] = None
+        return list(frozen)
+
     def said(self) -> str:
         """Return what the server has written so far."""
         with self._news:
-            return self._said
+            return "".join(self._lines)
 
     def _start(self) -> "subprocess.Popen[bytes]":
         ours = os.sched_getaffinity(0)
@@ -151,14 +177,14 @@ class Server:
         assert self.process.stdout
         for line in self.process.stdout:
             with self._news:
-                self._said += line.decode(errors="replace")
+                self._lines.append(line.decode(errors="replace"))
                 self._news.notify_all()
         with self._news:
             self._has_ended = True
             self._news.notify_all()
 
     def _is_ready_or_over(self) -> bool:
-        self.address = self.find_ready(self._said) or ""
+        self.address = self.find_ready("".join(self._lines)) or ""
         return bool(self.address) or self._has_ended
 
     def _collect(self) -> float:

@@ -57,28 +57,31 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def show_time(seconds: float) -> str:
     """Return a time with three digits and its unit."""
-    if seconds != seconds:
-        return "-"
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{_three_digits(seconds / size)} {unit}"
-    return f"{_three_digits(seconds * 1e6)} us"
+    return _with_unit(seconds * 1e6, ("us", "ms", "s"))
 
 
 def show_count(count: float) -> str:
     """Return a number with a space between thousands."""
-    return f"{count:,.0f}".replace(",", " ")
+    return "-" if count != count else f"{count:,.0f}".replace(",", " ")
 
 
 def show_bytes(size: float) -> str:
     """Return an amount of memory with three digits and its unit, of 1000."""
-    for unit, whole in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= whole:
-            return f"{_three_digits(size / whole)} {unit}"
-    return f"{size:.0f} B"
+    return f"{size:.0f} B" if abs(size) < 999.5 else _with_unit(size / 1000, ("kB", "MB", "GB"))
+
+
+def _with_unit(value: float, units: Sequence[str]) -> str:
+    if value != value:
+        return "-"
+    *smaller, greatest = units
+    for unit in smaller:
+        if abs(value) < 999.5:  # what is more would be shown with four digits
+            return f"{_three_digits(value)} {unit}"
+        value /= 1000
+    return f"{_three_digits(value)} {greatest}"
 
 
 def _three_digits(value: float) -> str:
-    if value >= 99.95:
+    if abs(value) >= 99.95:
         return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
