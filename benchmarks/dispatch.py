@@ -4,8 +4,8 @@
 
 One connection is connect, 64 bytes there, 64 bytes back, close; one datagram is 64 bytes there and
 back. Ours stands beside the peers' and beside the least there can be, a loop in C that is compiled
-on the spot. The server has one core, the load another; in every round every variant has its turn, in
-a new order; what is compared is the CPU of the server's whole process tree for one connection
+on the spot. The server has one core, the load another; in every round every variant has its turn,
+in a new order; what is compared is the CPU of the server's whole process tree for one connection
 (forkserve/bench/usage.py), pair by pair. The exit status is 0
 when every target holds, 3 when one falls short, 1 when a connection failed: then no figure counts.
 """
