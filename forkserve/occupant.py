@@ -23,13 +23,13 @@ def find_occupant(port: int, *, is_datagram: bool) -> str:
 
 
 def _read_inodes(table: str, port: int, *, is_datagram: bool) -> list[str]:
-    try:
-        with open(f"/proc/net/{table}") as file:
-            rows = [line.split() for line in file][1:]
-    except OSError:
-        return []
-    return [
-        row[9]
-        for row in rows
-        if int(row[1].rpartition(":")[2], 16) == port and (is_datagram or row[3] == _LISTEN)
-    ]
+    found = []
+    with contextlib.suppress(OSError), open(f"/proc/net/{table}") as file:
+        next(file, None)
+        for line in file:
+            row = line.split(maxsplit=10)
+            if not is_datagram and row[3] != _LISTEN:
+                break  # listeners come first, and behind them maybe a second's worth of TIME_WAIT
+            if int(row[1].rpartition(":")[2], 16) == port:
+                found.append(row[9])
+    return found
