@@ -25,13 +25,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import peers_catalogue as catalogue
-from benchmarks.peers_catalogue import Need, Peer
-from benchmarks.peers_tools import drive_http, drive_redis, require_answer
+from benchmarks.peers_catalogue import CLIENTS, Need, Peer
+from benchmarks.peers_tools import Figures, drive_http, drive_redis, from_turn, require_answer
 from benchmarks.peers_wsgi import ANSWER
 from benchmarks.report import Report
 from forkserve.bench.chart import Chart
@@ -41,8 +42,6 @@ from forkserve.bench.load import Order
 from forkserve.bench.rounds import (
     Generator,
     LoadFailed,
-    Turn,
-    middle,
     require_good,
     shuffled,
     take_turn,
@@ -50,7 +49,6 @@ from forkserve.bench.rounds import (
 from forkserve.bench.server import Server, ServerFailed
 from forkserve.bench.table import Table, show_bytes, show_count, show_time
 
-CLIENTS = 32
 BYTES = bytes(range(64))
 SATURATED = 0.9  # of its CPU: then the throughput is the load generator's
 PACKAGES = ("gunicorn", "uwsgi", "waitress", "cheroot", "granian", "uvloop", "gevent", "twisted")
@@ -81,7 +79,7 @@ class Comparison:
     unit: str  # of what the load is made
     baseline: str
     peers: tuple[Peer, ...]
-    drive: Callable[[Server], Turn]
+    drive: Callable[[Server], Figures]
     notes: tuple[str, ...] = ()
     check: Callable[[Server], None] = lambda server: None  # before the first turn
 
@@ -90,7 +88,7 @@ class Comparison:
 class Found:
     """The turns of each server, and why others do not count."""
 
-    turns: dict[str, list[Turn]] = field(default_factory=dict)
+    turns: dict[str, list[Figures]] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
 
     def drop(self, name: str, fault: Exception) -> None:
@@ -113,13 +111,12 @@ def measure(comparison: Comparison, effort: Effort, cpu: int) -> Found:
                 if name in found.faults:
                     continue
                 try:
-                    turn = comparison.drive(servers[name])
-                    require_good(name, turn)
+                    figures = comparison.drive(servers[name])
                 except (LoadFailed, ServerFailed) as fault:
                     found.drop(name, fault)
                     continue
                 if number:
-                    found.turns[name].append(turn)
+                    found.turns[name].append(figures)
     return found
 
 
@@ -153,7 +150,7 @@ def stand(
     return server
 
 
-def compare(turns: dict[str, list[Turn]], baseline: str) -> dict[str, Ratio]:
+def compare(turns: dict[str, list[Figures]], baseline: str) -> dict[str, Ratio]:
     """Return each server's CPU over the baseline's."""
     if baseline not in turns:
         return {}
@@ -176,7 +173,7 @@ def tabulate(comparison: Comparison, found: Found, ratios: dict[str, Ratio]) -> 
     return Table(comparison.title, columns, tuple(rows), notes_of(comparison, found, ratios))
 
 
-def row_of(name: str, turns: Sequence[Turn], against: str) -> tuple[str, ...]:
+def row_of(name: str, turns: Sequence[Figures], against: str) -> tuple[str, ...]:
     """Return one server's figures."""
     return (
         name,
@@ -213,12 +210,17 @@ def notes_of(comparison: Comparison, found: Found, ratios: dict[str, Ratio]) -> 
     return tuple(notes)
 
 
+def middle(turns: Sequence[Figures], figure: Callable[[Figures], float]) -> float:
+    """Return the median of a figure over the rounds."""
+    return median(figure(turn) for turn in turns)
+
+
 def is_theirs(name: str) -> bool:
     """Tell whether a server is not ours."""
     return not name.startswith("forkserve ")
 
 
-def cpu_each(turn: Turn) -> float:
+def cpu_each(turn: Figures) -> float:
     """Return the CPU seconds for one good request."""
     return turn.cpu_each
 
@@ -336,13 +338,15 @@ class Bench:
         found = {"all three": self.run(comparison)}
         self.chart("CPU of one Redis command", "us", found, cpu_each, 1e6, is_logarithmic=True)
 
-    def ask(self, exchange: Exchange, requests: int) -> Callable[[Server], Turn]:
+    def ask(self, exchange: Exchange, requests: int) -> Callable[[Server], Figures]:
         """Return what puts our own load on a server."""
         generator = Generator(exchange, cpus=[self.load_cpu])
 
-        def drive(server: Server) -> Turn:
+        def drive(server: Server) -> Figures:
             order = Order(server.address, CLIENTS, self.effort.seconds, requests=requests)
-            return take_turn(server, generator, order)
+            turn = take_turn(server, generator, order)
+            require_good("its turn", turn)
+            return from_turn(turn)
 
         return drive
 
@@ -395,7 +399,7 @@ class Bench:
         title: str,
         y_label: str,
         found: dict[str, Found],
-        figure: Callable[[Turn], float],
+        figure: Callable[[Figures], float],
         scale: float = 1.0,
         *,
         is_logarithmic: bool = False,
@@ -447,9 +451,9 @@ def main() -> int:
     bench = Bench(
         report, QUICK if options.quick else FULL, sorted(os.sched_getaffinity(0)), options.peers
     )
-    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        for part in PARTS:
-            if part in options.only:
+    for part in PARTS:
+        if part in options.only:
+            with tempfile.TemporaryDirectory(prefix="peers-") as folder:
                 getattr(bench, part)(Path(folder))
     if options.json:
         report.write(options.json)

@@ -17,7 +17,8 @@ from forkserve.bench.server import find_address, forkserve_command
 
 APPLICATION = "benchmarks.peers_wsgi:application"
 THREADS = "4"  # of the HTTP servers that have a pool of them
-KEPT = 32  # connections at a time; who has a process or a thread for each has so many
+CLIENTS = 32  # connections at a time
+OUR_THREADS = "64"  # at most; started as they are needed
 ANY_PORT = "127.0.0.1:0"
 FROM_AFAR = {"PYTHONPATH": str(CHECKOUT)}  # for servers that run in another folder
 PERL = str(CHECKOUT / "benchmarks/peers_net_server.pl")
@@ -130,16 +131,16 @@ def short_lived(shape: str, folder: Path) -> Iterator[Peer]:
 
 def kept(folder: Path) -> Iterator[Peer]:
     """Return the servers that serve kept connections, all at the same time."""
-    threads = ("--threads", str(KEPT))
+    threads = ("--threads", OUR_THREADS)
     yield Peer("forkserve thread", forkserve("UntilEnd", "thread"))
     yield Peer("forkserve thread, Unix socket", on_unix("UntilEnd", f"{folder}/ours-kept"))
     yield Peer("forkserve process", forkserve("UntilEnd", "process"))
     for workers in ("1", "4"):
-        name = f"forkserve prefork, {workers} x {KEPT} threads"
+        name = f"forkserve prefork, {workers} x {OUR_THREADS} threads"
         yield Peer(name, forkserve("UntilEnd", "prefork", "-w", workers, *threads))
     yield from one_each("peer", folder)
-    processes = perl("PreForkSimple", "peer", KEPT)
-    yield Peer(f"Net::Server PreForkSimple, {KEPT}", processes, NET_SERVER)
+    processes = perl("PreForkSimple", "peer", CLIENTS)
+    yield Peer(f"Net::Server PreForkSimple, {CLIENTS}", processes, NET_SERVER)
 
 
 def one_each(shape: str, folder: Path) -> Iterator[Peer]:
@@ -254,10 +255,10 @@ find_waitress = ready_after_address(r"Serving on http://127\.0\.0\.1:(\d+)", "Se
 def redis_likes() -> Iterator[Peer]:
     """Return our Redis, whose memory is a process', and Redis."""
     target = "examples/redis_like.py:Redis"
-    where, threads = ("-b", f"tcp://{ANY_PORT}"), ("--threads", str(KEPT))
+    where, threads = ("-b", f"tcp://{ANY_PORT}"), ("--threads", OUR_THREADS)
     yield Peer("forkserve redis_like.py, thread", forkserve_command(target, "thread", *where))
     for workers in ("1", "4"):
-        name = f"forkserve redis_like.py, prefork, {workers} x {KEPT} threads"
+        name = f"forkserve redis_like.py, prefork, {workers} x {OUR_THREADS} threads"
         command = forkserve_command(target, "prefork", *where, "-w", workers, *threads)
         yield Peer(name, command)
     port = free_port()

@@ -15,24 +15,41 @@ from time import monotonic
 from benchmarks.peers_wsgi import ANSWER
 from forkserve.bench.rounds import LoadFailed, Turn
 from forkserve.bench.server import Server, ServerFailed
-from forkserve.bench.usage import cpu_seconds, machine_cpu_seconds, memory
+from forkserve.bench.usage import cpu_seconds, memory
 
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 TESTS = ("PING_INLINE", "SET", "GET")
 PATH = "/answer.txt"
-PATIENCE = 120.0
+PATIENCE = 30.0
 PATIENCE_WITH_READY = 10.0
 SETTLE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What a tool says of a turn without a fault."""
+    """What a tool says of a turn without a fault; times in seconds."""
 
     requests: int
     seconds: float
     p50: float
     p99: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one server did in one turn, whoever made the load."""
+
+    cpu_each: float  # seconds of the server's whole tree for one request
+    throughput: float
+    p50: float
+    p99: float
+    memory: int
+    generator: float  # how much of its time the load generator was on a CPU
+
+
+def from_turn(turn: Turn) -> Figures:
+    """Return the figures of a turn of our own load."""
+    return Figures(turn.cpu_each, turn.throughput, turn.p50, turn.p99, turn.memory, turn.generator)
 
 
 def parse_wrk(said: str, connections: int, *, are_kept: bool) -> Heard:
@@ -84,7 +101,9 @@ def parse_redis_benchmark(said: str, requests: int) -> Heard:
     return Heard(requests * len(TESTS), seconds, p50 / 1e3, p99 / 1e3)
 
 
-def drive_http(server: Server, cpu: int, connections: int, seconds: int, *, are_kept: bool) -> Turn:
+def drive_http(
+    server: Server, cpu: int, connections: int, seconds: int, *, are_kept: bool
+) -> Figures:
     """Let wrk ask for the answer, on kept connections or a new one each time."""
     header = [] if are_kept else ["-H", "Connection: close"]
     url = f"http://127.0.0.1:{server.port}{PATH}"
@@ -96,7 +115,7 @@ def drive_http(server: Server, cpu: int, connections: int, seconds: int, *, are_
     return take_turn(server, command, cpu, seconds * 0.7, parse)
 
 
-def drive_redis(server: Server, cpu: int, connections: int, requests: int) -> Turn:
+def drive_redis(server: Server, cpu: int, connections: int, requests: int) -> Figures:
     """Let redis-benchmark ping, set and get."""
     command = ["redis-benchmark", "-h", "127.0.0.1", "-p", str(server.port), "--csv"]
     command += ["-t", "ping_inline,set,get", "-n", str(requests), "-c", str(connections)]
@@ -111,29 +130,21 @@ def take_turn(
     cpu: int,
     look_after: float,
     parse: Callable[[str], Heard],
-) -> Turn:
+) -> Figures:
     """Run a tool on a CPU and measure the server meanwhile."""
-    before, machine, begun = cpu_seconds(server.pid), machine_cpu_seconds(), monotonic()
-    by_tool = _cpu_of_children()
+    before, by_tool = cpu_seconds(server.pid), _cpu_of_children()
     said, held = run_beside(server, ["taskset", "-c", str(cpu), *command], look_after)
     by_tool = _cpu_of_children() - by_tool
     if server.ends_within(SETTLE):
-        raise ServerFailed(f"the server ended under load:\n{server.said().rstrip()}")
-    spent, took = cpu_seconds(server.pid) - before, monotonic() - begun
-    elsewhere = (machine_cpu_seconds() - machine - spent - by_tool) / took
-    heard = parse(said)
-    return Turn(
-        ok=heard.requests,
-        failures={},
-        seconds=heard.seconds,
-        cpu=spent,
+        raise ServerFailed(f"the server ended under load: {server.said()}")
+    spent, heard = cpu_seconds(server.pid) - before, parse(said)
+    return Figures(
+        cpu_each=spent / heard.requests,
+        throughput=heard.requests / heard.seconds,
         p50=heard.p50,
         p99=heard.p99,
-        p999=float("nan"),
-        generator=by_tool / heard.seconds,
-        generator_cpu=by_tool,
-        elsewhere=max(0.0, elsewhere),
         memory=held,
+        generator=by_tool / heard.seconds,
     )
 
 
@@ -146,11 +157,14 @@ def run_beside(server: Server, command: Sequence[str], look_after: float) -> tup
                 process.wait(look_after)
             held = memory(server.pid)
             said, complaint = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise LoadFailed(f"the clients wait for ever ({PATIENCE:g} s)") from None
         except BaseException:
             process.kill()
             raise
     if process.returncode:
-        raise LoadFailed(f"{command[3]} ended with {process.returncode}: {complaint.strip()}")
+        raise LoadFailed(f"the tool ended with {process.returncode}: {complaint.strip()}")
     return said, held
 
 
