@@ -6,7 +6,7 @@
  * server's end first) or "datagram" (one there, one back, over UDP). At most AT_A_TIME connections are open. RATE 0: as fast as they end; else so
  * many a second fall due whatever the server does, and their time counts from the due moment.
  * SOURCE is the address to connect from: each one has ports of its own, so that those still in
- * TIME_WAIT from another run are not in the way. TERM ends a run early. load.py does the same.
+ * TIME_WAIT from another run are not in the way. TERM ends a run early.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>

@@ -53,9 +53,9 @@ def read_report(folder: Path, name: str) -> dict[str, Any]:
 
 
 def find_table(report: dict[str, Any], title: str) -> table.Table:
-    """Return the table of a report that has this title."""
-    for values in report["tables"]:
-        if values["title"] == title:
+    """Return the table of a report that has this title, or this place among its tables."""
+    for number, values in enumerate(report["tables"], 1):
+        if title in (values["title"], str(number)):
             return table.from_json(values)
     titles = ", ".join(repr(values["title"]) for values in report["tables"])
     raise KeyError(f"{report['name']} has no table {title!r}, it has {titles}")
