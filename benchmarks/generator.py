@@ -21,6 +21,7 @@ from forkserve.bench.conversation import (
     ReadExactly,
     ReadToEnd,
     Send,
+    Step,
     Talk,
     WrongAnswer,
 )
@@ -66,7 +67,8 @@ class Echo(NamedTuple):
         """Return the exchange of a number."""
         message = b"%064x" % (number * 0x9E3779B97F4A7C15)
         yield Send(message)
-        answer = yield {"server": ReadToEnd(), "datagram": Read()}.get(self.shape, ReadExactly(64))
+        reads: dict[str, Step] = {"server": ReadToEnd(), "datagram": Read()}
+        answer = yield reads.get(self.shape, ReadExactly(64))
         if answer != message:
             raise CutShort if message.startswith(answer) else WrongAnswer
 
