@@ -10,13 +10,16 @@ from forkserve.bench.table import show_bytes, show_count, show_time
 from forkserve.bench.variants import Variant
 from forkserve.settings import Mode
 
+THROUGHPUT, CPU, P99 = "throughput", "CPU a connection", "p99"  # what variants are compared by
 EQUAL = 0.05  # a lead that is not worth a word
 MOSTLY = 0.5  # of a connection's time: from here on a handler is one that waits, or computes
-STARVED = 10.0  # so many times another's p99 says that some clients are left waiting
+STARVED = 10.0  # so many times another's p99 says that some clients are left waiting,
+UNEQUAL = 5.0  # if it is so many times the same mode's median: else all clients wait alike
 BUSY_GENERATOR = 0.9
 BUSY_ELSEWHERE = 0.15  # CPUs
 DIFFER = 0.25  # of the median, between the slowest and the fastest round
 DIFFERING_SHOWN = 3
+LEAST = 1e-9  # what is nothing is taken for this, where something is divided by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,13 @@ class Profile:
     @property
     def processor_share(self) -> float:
         """The share in which the server is on a CPU."""
-        return min(1.0, self.server / self.latency)
+        return min(1.0, self.server / max(self.latency, LEAST))
 
     @property
     def waiting_share(self) -> float:
         """The share in which neither side is on a CPU: the handler waits for something else."""
-        return max(0.0, 1.0 - (self.server + self.client + self.delay) / self.latency)
+        known = self.server + self.client + self.delay
+        return max(0.0, 1.0 - known / max(self.latency, LEAST))
 
 
 @dataclass(slots=True)
@@ -73,15 +77,17 @@ def recommend(
     is_open_loop: bool = False,
 ) -> Recommendation | None:
     """Return which variant to use, None if none could serve; pure."""
-    able = [one for one in measured if not one.excluded and one.turns]
+    able = [one for one in measured if not one.excluded and any(one.turns.values())]
     if not able:
         return None
-    concurrency = max(max(one.turns) for one in able)
+    concurrency = _find_concurrency(able)
     able = [one for one in able if one.turns.get(concurrency)]
     reasons: list[str] = []
     candidates = _without_needless_loss(able, reasons)
     candidates = _without_starving(candidates, concurrency, reasons)
-    score = _Score(able, concurrency, is_open_loop=is_open_loop)
+    score = _choose_score(able, concurrency, is_open_loop=is_open_loop)
+    if score.what == CPU:
+        candidates = _without_slower(candidates, _Score(THROUGHPUT, concurrency), reasons)
     best = max(candidates, key=score.of)
     equals = [one for one in candidates if one is best or score.is_equal(one, best)]
     chosen = min(equals, key=lambda one: _taste(one.variant, profile, idle))
@@ -92,23 +98,23 @@ def recommend(
     return Recommendation(
         chosen.variant,
         tuple(reasons),
-        _how_sure(chosen, candidates, score, [one for one in measured if not one.turns]),
+        _how_sure(chosen, candidates, score, measured),
         tuple(_warn(able, concurrency)),
     )
 
 
-class _Score:
-    """Compares two variants by what the load left free to differ."""
+def _find_concurrency(able: Sequence[Measured]) -> int:
+    """Return the most clients at a time that all variants were given, or if need be only some."""
+    reached = [{number for number, turns in one.turns.items() if turns} for one in able]
+    return max(set.intersection(*reached) or set.union(*reached))
 
-    def __init__(self, able: Sequence[Measured], concurrency: int, *, is_open_loop: bool) -> None:
-        self.concurrency = concurrency
-        fastest = max(able, key=lambda one: middle(one.turns[concurrency], _throughput))
-        if is_open_loop:
-            self.what, self._figure = "p99", _quickness
-        elif middle(fastest.turns[concurrency], lambda turn: turn.generator) > BUSY_GENERATOR:
-            self.what, self._figure = "CPU a connection", _thrift
-        else:
-            self.what, self._figure = "throughput", _throughput
+
+class _Score:
+    """Compares two variants by one figure."""
+
+    def __init__(self, what: str, concurrency: int) -> None:
+        self.what, self.concurrency = what, concurrency
+        self._figure = {P99: _quickness, CPU: _thrift, THROUGHPUT: _throughput}[what]
 
     def of(self, one: Measured) -> float:
         """Return the median of what is compared; more is better."""
@@ -116,7 +122,7 @@ class _Score:
 
     def rounds(self, one: Measured) -> list[float]:
         """Return what is compared, round by round."""
-        return [self._figure(turn) for turn in one.turns[self.concurrency]]
+        return [max(LEAST, self._figure(turn)) for turn in one.turns[self.concurrency]]
 
     def compare(self, one: Measured, other: Measured) -> Ratio:
         """Return how many times the other's score the one's is."""
@@ -128,6 +134,21 @@ class _Score:
         """Whether one is as good as the best, for all that can be told."""
         found = self.compare(one, best)
         return found.median > 1 - EQUAL or (not found.tells_apart and found.median > 1 - 2 * EQUAL)
+
+    def describe(self, found: Ratio, mine: str, other: str) -> str:
+        """Return in words how many times the other's score mine is."""
+        if self.what == THROUGHPUT:
+            return f"{self.what} is {found} times {other}'s"
+        return f"{other}'s {self.what} is {found} times {mine}'s"
+
+
+def _choose_score(able: Sequence[Measured], concurrency: int, *, is_open_loop: bool) -> _Score:
+    """Compare by what the load left free to differ."""
+    fastest = max(able, key=lambda one: middle(one.turns[concurrency], _throughput))
+    if is_open_loop:
+        return _Score(P99, concurrency)
+    is_limited = middle(fastest.turns[concurrency], lambda turn: turn.generator) > BUSY_GENERATOR
+    return _Score(CPU if is_limited else THROUGHPUT, concurrency)
 
 
 def _throughput(turn: Turn) -> float:
@@ -160,7 +181,7 @@ def _without_starving(
     """Leave out those in which some clients wait far longer than elsewhere for no gain."""
     late = {one.variant.name: middle(one.turns[concurrency], lateness) for one in candidates}
     soonest = min(late.values())
-    kept = [one for one in candidates if not late[one.variant.name] > max(0.1, STARVED * soonest)]
+    kept = [one for one in candidates if not _starves(one, concurrency, soonest)]
     reasons += [
         f"{one.variant.name} lets clients starve: up to {show_time(late[one.variant.name])},"
         f" elsewhere {show_time(soonest)}"
@@ -168,6 +189,27 @@ def _without_starving(
         if one not in kept
     ]
     return kept or list(candidates)
+
+
+def _starves(one: Measured, concurrency: int, soonest: float) -> bool:
+    turns = one.turns[concurrency]
+    late, usual = middle(turns, lateness), middle(turns, lambda turn: turn.p50)
+    return late > max(0.1, STARVED * soonest) and not late <= UNEQUAL * usual
+
+
+def _without_slower(
+    candidates: Sequence[Measured], speed: _Score, reasons: list[str]
+) -> list[Measured]:
+    """Leave out those that were not held back as the fastest was: to be cheap is not enough."""
+    fastest = max(candidates, key=speed.of)
+    kept = [one for one in candidates if one is fastest or speed.is_equal(one, fastest)]
+    reasons += [
+        f"{one.variant.name} is {_describe_lead(speed.compare(one, fastest), speed.what)}"
+        f"{_merit(one, fastest)}"
+        for one in candidates
+        if one not in kept
+    ]
+    return kept
 
 
 def lateness(turn: Turn) -> float:
@@ -229,15 +271,18 @@ def _describe_rivals(chosen: Measured, candidates: Sequence[Measured], score: _S
 
 
 def _describe_lead(found: Ratio, what: str) -> str:
-    worse, better = ("dearer", "cheaper") if what.startswith("CPU") else ("slower", "faster")
-    if what == "p99":
-        worse, better = "later at p99", "sooner at p99"
+    worse, better = {
+        THROUGHPUT: ("slower", "faster"),
+        CPU: ("dearer", "cheaper"),
+        P99: ("later at p99", "sooner at p99"),
+    }[what]
     if abs(found.median - 1) < 0.01:
         return "as good" if not found.is_noisy else "not to be told apart from it"
     if found.median < 0.5:
         return f"{1 / found.median:.1f} times {worse}"
-    side = worse if found.median < 1 else better
-    text = f"{abs(1 - found.median):.0%} {side}"
+    # Of a rate that is 0.8 times another's is 20% slower; what costs 1/0.8 is 25% dearer.
+    part = found.median if what == THROUGHPUT else 1 / found.median
+    text = f"{abs(1 - part):.0%} {worse if found.median < 1 else better}"
     return text if found.tells_apart else f"{text}, within the noise"
 
 
@@ -258,30 +303,28 @@ def _how_sure(
     chosen: Measured,
     candidates: Sequence[Measured],
     score: _Score,
-    unmeasured: Sequence[Measured],
+    measured: Sequence[Measured],
 ) -> str:
     rivals = [one for one in candidates if one is not chosen]
-    if any(not one.excluded for one in unmeasured):
+    if any(not one.excluded and not one.turns.get(score.concurrency) for one in measured):
         return "not sure: some modes have not been measured"
     if not rivals:
-        return "sure: nothing else could do it"
+        only = len(measured) == 1
+        return (
+            "not compared: no other mode was measured" if only else "sure: nothing else could do it"
+        )
     nearest = max(rivals, key=score.of)
     found = score.compare(chosen, nearest)
     rounds = len(chosen.turns[score.concurrency])
     name = nearest.variant.name
+    detail = f"{score.describe(found, chosen.variant.name, name)} in {rounds} rounds"
     if rounds < 3:
         return f"not sure: {rounds} round(s) only"
     if found.is_noisy and not found.tells_apart:
-        return (
-            f"not sure: the machine was too noisy to tell it from {name} ({score.what}"
-            f" {found}, {rounds} rounds)"
-        )
+        return f"not sure: the machine was too noisy to tell it from {name} ({detail})"
     if abs(found.median - 1) <= EQUAL or not found.tells_apart:
-        return (
-            f"fairly sure: {name} performs alike ({score.what} {found}, {rounds} rounds), and what"
-            " is named above decides"
-        )
-    return f"sure: {score.what} is {found} times {name}'s in {rounds} rounds"
+        return f"fairly sure: {name} performs alike ({detail}), and what is named above decides"
+    return f"sure: {detail}"
 
 
 def _warn(able: Sequence[Measured], concurrency: int) -> list[str]:
@@ -312,7 +355,7 @@ def _warn_of_differing(able: Sequence[Measured]) -> list[str]:
     for one in able:
         for number, turns in one.turns.items():
             rates = sorted(turn.throughput for turn in turns)
-            spread = (rates[-1] - rates[0]) / median(rates)
+            spread = (rates[-1] - rates[0]) / max(median(rates), LEAST) if rates else 0.0
             if spread > DIFFER:
                 span = f"{show_count(rates[0])} to {show_count(rates[-1])} a second"
                 found.append((spread, f"{one.variant.name} at {number}, {span}"))
