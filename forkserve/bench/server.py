@@ -88,6 +88,8 @@ class Server:
             self.kill()
             raise
         if not self.address:
+            if has_ended:
+                self.ends_within(1)  # of its own accord, with a status of its own
             self.kill()
             how = "ended" if has_ended else f"did not get ready in {self.boot_timeout:g} s"
             status = self.process.returncode if has_ended else None
