@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from html import escape
 
 _ONLY_IN_A_FILE = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)
-_NAMESPACE = re.compile(r' xmlns(:\w+)?="[^"]*"')
 _OPENING = re.compile(r"<svg .*?(viewBox=\"[^\"]*\").*?>", re.DOTALL)
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
 _FONT = re.compile(r" font-family: [^;\"]*;")
@@ -16,8 +15,8 @@ _ID = re.compile(r' id="([^"]+)"')
 def embed(svg: str, name: str, title: str, description: str, css_of: Mapping[str, str]) -> str:
     """Return the element alone: its ids begin with name, colours and font are the page's."""
     svg = _ONLY_IN_A_FILE.sub("", svg[svg.index("<svg") :])
-    svg = _NAMESPACE.sub("", svg).replace("xlink:href=", "href=")
-    svg = _FONT.sub("", _rename_ids(svg, name))
+    svg = _rename_ids(svg.replace("xlink:href=", "href="), name)
+    svg = _FONT.sub("", svg)
     svg = _COLOUR.sub(lambda found: css_of.get(found[0], found[0]), svg)
     opening = f"""<svg role="img" aria-labelledby="{name}-title {name}-description" """
     described = f"""

@@ -120,7 +120,7 @@ def test_one_series_has_no_legend(drawn: Draw) -> None:
     [(nan, nan), (0.0, 0.0), (-1.0, 0.0), (5.0, 5.0), (inf, 1.0), (1e-9, 1e9)],
     ids=str,
 )
-def test_every_value_can_bedrawn(
+def test_every_value_can_be_drawn(
     drawn: Draw, kind: Literal["lines", "bars"], is_logarithmic: bool, values: tuple[float, float]
 ) -> None:
     """Nothing that a benchmark can find makes drawing fail or warn."""
@@ -129,7 +129,7 @@ def test_every_value_can_bedrawn(
 
 
 @pytest.mark.parametrize("kind", ["lines", "bars"])
-def test_an_empty_chart_can_bedrawn(drawn: Draw, kind: Literal["lines", "bars"]) -> None:
+def test_an_empty_chart_can_be_drawn(drawn: Draw, kind: Literal["lines", "bars"]) -> None:
     """Where everything was missing there are axes and nothing in them."""
     assert "connections at a time" in _texts(drawn(replace(LINES, points=(), series={}, kind=kind)))
 
