@@ -7,7 +7,9 @@ from html import escape
 _ONLY_IN_A_FILE = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)
 _OPENING = re.compile(r"<svg .*?(viewBox=\"[^\"]*\").*?>", re.DOTALL)
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
-_FONT = re.compile(r" font-family: [^;\"]*;")
+# Which of the two depends on matplotlib's version.
+_FAMILY = re.compile(r" font-family: [^;\"]*;")
+_SHORTHAND = re.compile(r" font: (\d+px) [^;\"]*")
 _REFERENCE = re.compile(r'(href="#|url\(#)([^")]+)')
 _ID = re.compile(r' id="([^"]+)"')
 
@@ -16,7 +18,7 @@ def embed(svg: str, name: str, title: str, description: str, css_of: Mapping[str
     """Return the element alone: its ids begin with name, colours and font are the page's."""
     svg = _ONLY_IN_A_FILE.sub("", svg[svg.index("<svg") :])
     svg = _rename_ids(svg.replace("xlink:href=", "href="), name)
-    svg = _FONT.sub("", svg)
+    svg = _SHORTHAND.sub(r" font-size: \1", _FAMILY.sub("", svg))
     svg = _COLOUR.sub(lambda found: css_of.get(found[0], found[0]), svg)
     opening = f"""<svg role="img" aria-labelledby="{name}-title {name}-description" """
     described = f"""
