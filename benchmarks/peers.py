@@ -62,13 +62,13 @@ class Effort:
 
     rounds: int
     seconds: float  # a turn
-    wrk_seconds: int
+    wrk_seconds: float
     redis_requests: int  # of each kind
     has_warm_up: bool
 
 
-FULL = Effort(rounds=5, seconds=1.0, wrk_seconds=1, redis_requests=15_000, has_warm_up=True)
-QUICK = Effort(rounds=1, seconds=0.2, wrk_seconds=1, redis_requests=2000, has_warm_up=False)
+FULL = Effort(rounds=5, seconds=0.8, wrk_seconds=1.0, redis_requests=10_000, has_warm_up=True)
+QUICK = Effort(rounds=1, seconds=0.1, wrk_seconds=0.3, redis_requests=1500, has_warm_up=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +199,15 @@ def notes_of(comparison: Comparison, found: Found, ratios: dict[str, Ratio]) -> 
         for name, turns in found.turns.items()
         if middle(turns, lambda turn: turn.generator) >= SATURATED
     ]
+    is_hint = any(len(turns) == 1 for turns in found.turns.values())
     notes = [
+        *(["Measured once: a hint, no more."] if is_hint else []),
         f"Ratios are against {comparison.baseline}; ~: the rounds differ by more than 10 %.",
-        f"forkserve loses to: {', '.join(cheaper)}." if cheaper else "No peer is surely cheaper.",
+        f"forkserve loses to: {'; '.join(cheaper)}." if cheaper else "No peer is surely cheaper.",
         *comparison.notes,
     ]
     if limited:
-        notes.append(f"The load generator could give no more to: {', '.join(limited)}.")
+        notes.append(f"The load generator could give no more to: {'; '.join(limited)}.")
     notes += [f"Not counted: {name}: {why}" for name, why in found.faults.items()]
     return tuple(notes)
 

@@ -6,6 +6,7 @@ import http.client
 import io
 import re
 import resource
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
@@ -102,17 +103,18 @@ def parse_redis_benchmark(said: str, requests: int) -> Heard:
 
 
 def drive_http(
-    server: Server, cpu: int, connections: int, seconds: int, *, are_kept: bool
+    server: Server, cpu: int, connections: int, seconds: float, *, are_kept: bool
 ) -> Figures:
     """Let wrk ask for the answer, on kept connections or a new one each time."""
     header = [] if are_kept else ["-H", "Connection: close"]
     url = f"http://127.0.0.1:{server.port}{PATH}"
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--latency", *header, url]
+    # It knows whole seconds only, but sums up when it is interrupted.
+    command = ["wrk", "-t1", f"-c{connections}", "-d1h", "--latency", *header, url]
 
     def parse(said: str) -> Heard:
         return parse_wrk(said, connections, are_kept=are_kept)
 
-    return take_turn(server, command, cpu, seconds * 0.7, parse)
+    return take_turn(server, command, cpu, seconds, parse, is_endless=True)
 
 
 def drive_redis(server: Server, cpu: int, connections: int, requests: int) -> Figures:
@@ -130,13 +132,16 @@ def take_turn(
     cpu: int,
     look_after: float,
     parse: Callable[[str], Heard],
+    *,
+    is_endless: bool = False,
 ) -> Figures:
     """Run a tool on a CPU and measure the server meanwhile."""
     before, by_tool = cpu_seconds(server.pid), _cpu_of_children()
-    said, held = run_beside(server, ["taskset", "-c", str(cpu), *command], look_after)
+    pinned = ["taskset", "-c", str(cpu), *command]
+    said, held = run_beside(server, pinned, look_after, is_endless=is_endless)
     by_tool = _cpu_of_children() - by_tool
     if server.ends_within(SETTLE):
-        raise ServerFailed(f"the server ended under load: {server.said()}")
+        raise ServerFailed("the server ended under load", server.said())
     spent, heard = cpu_seconds(server.pid) - before, parse(said)
     return Figures(
         cpu_each=spent / heard.requests,
@@ -148,14 +153,21 @@ def take_turn(
     )
 
 
-def run_beside(server: Server, command: Sequence[str], look_after: float) -> tuple[str, int]:
-    """Return what a tool writes, and the server's memory so many seconds after its start."""
+def run_beside(
+    server: Server, command: Sequence[str], look_after: float, *, is_endless: bool
+) -> tuple[str, int]:
+    """Return what a tool writes, and the server's memory so many seconds after its start.
+
+    One that is endless is interrupted then.
+    """
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):  # as it should be: load is on
                 process.wait(look_after)
             held = memory(server.pid)
+            if is_endless:
+                process.send_signal(signal.SIGINT)
             said, complaint = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
