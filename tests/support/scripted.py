@@ -89,7 +89,11 @@ def accept_all(listener: socket.socket, serve: Callable[[socket.socket], object]
     """Accept until the listener is shut down."""
     with contextlib.suppress(OSError):
         while True:
-            serve(listener.accept()[0])
+            sock, _ = listener.accept()
+            try:
+                serve(sock)
+            except RuntimeError:  # the block has ended, and the pool takes no more
+                sock.close()
 
 
 def serve(server: Scripted, sock: socket.socket, act: Act) -> None:
