@@ -34,7 +34,7 @@ CRASH_EVERY = 100
 LARGE = array("I", range(250_000)).tobytes()  # no two pages of it are alike
 TIMES = 8  # so often is more than the kernel's buffers take: the handler waits for its reader
 PIECE = 250_000
-PAUSE = 0.02
+PAUSE = 0.01
 
 
 def compute(turns: int) -> bytes:

@@ -163,8 +163,8 @@ class Effort:
     idle_processes: int  # where each takes a process
 
 
-FULL = Effort(7, 0.9, 0.3, idle_rounds=3, idle=5000, idle_processes=500)
-QUICK = Effort(2, 0.25, 0.0, idle_rounds=2, idle=1000, idle_processes=100)
+FULL = Effort(7, 0.7, 0.3, idle_rounds=3, idle=5000, idle_processes=500)
+QUICK = Effort(2, 0.15, 0.0, idle_rounds=2, idle=500, idle_processes=50)
 
 
 # -- what is decided, from figures alone
@@ -275,7 +275,9 @@ class Outcome:
     @property
     def standing(self) -> Standing:
         """What it is judged by: answers a second, and whether others were lost."""
-        fault = self.fault or (f"loses {self.lost:.1f} for a crash" if self.lost > 0 else "")
+        if self.fault:
+            return Standing((), self.fault)
+        fault = f"loses {self.lost:.1f} for a crash" if self.lost > 0 else ""
         return Standing(tuple(turn.throughput for turn in self.turns), fault)
 
     def middle(self, figure: Callable[[Turn], float]) -> float:
@@ -421,7 +423,8 @@ class Held:
     @property
     def standing(self) -> Standing:
         """What it is judged by: how many connections a byte holds."""
-        return Standing(tuple(1 / size for size in self.each), self.outcome.fault)
+        fault = self.outcome.fault
+        return Standing(() if fault else tuple(1 / size for size in self.each), fault)
 
 
 def idle_modes(count: int) -> dict[str, Sequence[str]]:
@@ -605,10 +608,16 @@ def draw_idle(found: Mapping[str, Held]) -> Chart:
 # -- the summary
 
 
+def whom_to_compare(decision: Decision, standings: Mapping[str, Standing]) -> str:
+    """Return beside whom the best one's figures say most: the default if it is surely worse."""
+    is_worse = DEFAULT not in decision.best and not standings[DEFAULT].fault
+    return DEFAULT if is_worse else decision.next
+
+
 def why(workload: Workload, outcomes: Mapping[str, Outcome], decision: Decision) -> str:
     """Say in figures what the best one has over the one it is compared with."""
     best = decision.best[0]
-    other = DEFAULT if best != DEFAULT and not outcomes[DEFAULT].fault else decision.next
+    other = whom_to_compare(decision, {name: one.standing for name, one in outcomes.items()})
 
     def compare(figure: Callable[[Turn], float], show: Callable[[float], str]) -> str:
         text = show(outcomes[best].middle(figure))
@@ -671,6 +680,14 @@ def show_times(over: Ratio) -> str:
     return f"{over.median:.2f} x [{over.low:.2f} {over.high:.2f}]{noise}"
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A workload's line of the summary, and what failed in it that should not have."""
+
+    line: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
 SUMMARY_COLUMNS = ("workload", "winner", "over the next", "over the default", "why")
 SUMMARY_NOTES = (
     "judged by answers a second; of idle connections by the memory of one; failures exclude",
@@ -691,19 +708,20 @@ def keep_ratios(
             report.add_ratio(f"{workload}: {name} / {base}", ratio(figures[name], figures[base]))
 
 
-def run_workload(report: Report, workload: Workload, effort: Effort) -> tuple[str, ...]:
-    """Measure and show one workload; return its line of the summary."""
+def run_workload(report: Report, workload: Workload, effort: Effort) -> Finding:
+    """Measure and show one workload."""
     outcomes = measure(workload, effort)
     report.add(tabulate(workload, outcomes), draw(workload, outcomes))
     standings = {name: one.standing for name, one in outcomes.items()}
     keep_ratios(report, workload.name, standings, DEFAULT)
     decision = decide(standings, DEFAULT)
     reason = why(workload, outcomes, decision) if decision.best else ""
-    return summarize(workload.name, standings, decision, reason)
+    line = summarize(workload.name, standings, decision, reason)
+    return Finding(line, tuple(one.fault for one in outcomes.values() if one.fault))
 
 
-def run_idle(report: Report, effort: Effort) -> tuple[str, ...]:
-    """Measure and show idle connections; return their line of the summary."""
+def run_idle(report: Report, effort: Effort) -> Finding:
+    """Measure and show idle connections."""
     count = how_many_to_hold(effort.idle, available_memory())
     if count < effort.idle:
         wanted = f"{show_count(effort.idle)} idle connections"
@@ -714,7 +732,8 @@ def run_idle(report: Report, effort: Effort) -> tuple[str, ...]:
     keep_ratios(report, IDLE, standings, list(found)[-1])
     decision = decide(standings, DEFAULT)
     reason = why_idle(found, decision) if decision.best else ""
-    return summarize(IDLE, standings, decision, reason)
+    faults = {held.outcome.fault for held in found.values()} - {"", NOT_SERVED}
+    return Finding(summarize(IDLE, standings, decision, reason), tuple(faults))
 
 
 def parse() -> argparse.Namespace:
@@ -743,7 +762,7 @@ def main() -> int:
     report = Report("workloads", "What each mode is for", text)
     report.begin()
     try:
-        lines = [
+        found = [
             run_idle(report, effort)
             if name == IDLE
             else run_workload(report, WORKLOADS[name], effort)
@@ -753,10 +772,11 @@ def main() -> int:
     except (LoadFailed, ServerFailed, OSError) as failure:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
-    report.add(Table("Which mode for what", SUMMARY_COLUMNS, tuple(lines), SUMMARY_NOTES))
+    lines = tuple(one.line for one in found)
+    report.add(Table("Which mode for what", SUMMARY_COLUMNS, lines, SUMMARY_NOTES))
     if file:
         report.write(file)
-    return 0
+    return 1 if any(one.faults for one in found) else 0
 
 
 if __name__ == "__main__":
