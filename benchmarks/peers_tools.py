@@ -182,7 +182,12 @@ def run_beside(
 
 def require_answer(server: Server, *, is_kept: bool) -> None:
     """Raise LoadFailed unless the answer is right, and the connection then as it should be."""
-    closes, status, body = ask_once(connect(server), is_kept=is_kept)
+    look_at_answer(connect(server), is_kept=is_kept)
+
+
+def look_at_answer(sock: socket.socket, *, is_kept: bool) -> None:
+    """Ask once on a connection, close it, and raise LoadFailed for what is not as it should be."""
+    closes, status, body = ask_once(sock, is_kept=is_kept)
     if (status, body) != (200, ANSWER):
         raise LoadFailed(f"a wrong answer: {status} {body[:80]!r}")
     if closes is is_kept:

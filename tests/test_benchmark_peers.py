@@ -2,10 +2,15 @@
 
 import json
 import math
+import os
+import re
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import astuple
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +20,10 @@ from benchmarks import peers, peers_catalogue, peers_tools
 from benchmarks.peers import Comparison, Found
 from benchmarks.peers_catalogue import Need, Peer
 from benchmarks.peers_tools import Figures
+from benchmarks.peers_wsgi import ANSWER
 from benchmarks.report import Report
 from forkserve.bench.rounds import LoadFailed
+from forkserve.bench.server import Server
 from tests.support.requirements import requires
 from tests.support.server import ROOT
 
@@ -41,6 +48,7 @@ REDIS = """\
 "SET","500.00","0.1","0.1","0.200","0.2","0.900","1.0"
 "GET","1000.00","0.1","0.1","0.150","0.2","0.250","0.4"
 """
+CPU = min(os.sched_getaffinity(0))
 MISSING = Need("nothing", "pip install nothing", lambda: False)
 
 
@@ -108,8 +116,10 @@ def test_table_is_ordered_by_cost_and_says_where_we_lose() -> None:
     """The baseline is 1, a cheaper peer stands above it and in the note."""
     found = Found({"forkserve a": [figures(20e-6)], "b": [figures(10e-6)]})
     text = shown(found)
-    assert text.index("b  ") < text.index("forkserve a")
-    assert "0.50" in text
+    assert re.findall(r"^  (b|forkserve a) +(\S+ us) +(\S+)", text, re.MULTILINE) == [
+        ("b", "10.0 us", "0.50"),
+        ("forkserve a", "20.0 us", "1"),
+    ]
     assert "forkserve loses to: b." in text
 
 
@@ -162,6 +172,74 @@ def test_every_comparison_has_its_baseline_and_each_name_once(tmp_path: Path) ->
     names = {baseline: [each.name for each in found] for baseline, found in catalogue.items()}
     assert [baseline for baseline, listed in names.items() if baseline not in listed] == []
     assert [listed for listed in names.values() if len(set(listed)) < len(listed)] == []
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[socket.socket]:
+    """Give a connection to a server that knows one answer."""
+    ours, theirs = socket.socketpair()
+
+    def answer_once() -> None:
+        with theirs:
+            theirs.recv(65536)
+            theirs.sendall(answer)
+
+    server = threading.Thread(target=answer_once)
+    server.start()
+    with ours:
+        yield ours
+    server.join(5)
+
+
+@pytest.mark.parametrize(
+    ("head", "is_kept", "complaint"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n", True, ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 64\r\n\r\n", False, "keeps the connection"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 64\r\n\r\n", False, ""),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 64\r\n\r\n", True, "closes the connection"),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 64\r\n\r\n", True, "wrong answer: 404"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 63\r\n\r\n", True, "wrong answer: 200"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 65\r\n\r\n", True, "no answer"),
+    ],
+)
+def test_server_is_asked_once_before_wrk_is_believed(
+    head: bytes, is_kept: bool, complaint: str
+) -> None:
+    """Its status and every byte are looked at, and what becomes of the connection."""
+    with answering(head + ANSWER) as connection:
+        assert complaint_about(connection, is_kept=is_kept).startswith(complaint)
+
+
+def complaint_about(connection: socket.socket, *, is_kept: bool) -> str:
+    """Return what is wrong with an answer, "" if nothing is."""
+    try:
+        peers_tools.look_at_answer(connection, is_kept=is_kept)
+    except LoadFailed as fault:
+        return str(fault).removeprefix("a ").removeprefix("it ")
+    return ""
+
+
+STANDS = "import signal; print('listening on tcp://127.0.0.1:1', flush=True); signal.pause()"
+
+
+def test_fault_of_one_server_is_not_that_of_the_others() -> None:
+    """Who does not start, or fails in a turn, has no turn more; round 0 warms up."""
+    asked: list[list[str]] = []
+
+    def drive(server: Server) -> Figures:
+        asked.append(server.command[3:])
+        if "bad" in server.command:
+            raise LoadFailed("bad")
+        return figures(1.0)
+
+    commands = {"good": [STANDS, "good"], "bad": [STANDS, "bad"], "absent": ["raise SystemExit(7)"]}
+    servers = tuple(Peer(name, [sys.executable, "-c", *rest]) for name, rest in commands.items())
+    effort = replace(peers.QUICK, rounds=3, has_warm_up=True)
+    found = peers.measure(Comparison("Title", "request", "good", servers, drive), effort, CPU)
+    assert found.turns == {"good": [figures(1.0)] * 3}
+    assert sorted(found.faults) == ["absent", "bad"]
+    assert sorted(asked) == [["bad"], *[["good"]] * 4]
 
 
 def run_script(folder: Path, *arguments: str) -> dict[str, Any]:
