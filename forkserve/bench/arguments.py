@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 from forkserve.address import parse_address
 from forkserve.bench.conversation import Script
 from forkserve.log import write_line
-from forkserve.settings import Mode, count_cpus
+from forkserve.settings import OPTIONS, Mode, count_cpus
 
 QUESTION = b"x" * 63 + b"\n"
+CHOSEN_BY_US = {"bind": "-b", "mode": "--modes", "workers": "--workers", "threads": "--threads"}
 EXAMPLES = """\
 examples:
   forkserve bench examples/echo.py:Echo --quick
@@ -69,12 +70,46 @@ def parse(arguments: Sequence[str]) -> Plan:
     if "--" in ours:
         at = ours.index("--")
         ours, options = ours[:at], ours[at + 1 :]
-    given = vars(_make_parser().parse_args(ours))
+    parser = _make_parser()
+    given = vars(parser.parse_args(ours))
+    wrong = _find_wrong_option(options) or _find_variable() or _find_unwritable(given)
+    if wrong:
+        parser.error(wrong)
     quick = given.pop("quick")
     for name, full, small in (("rounds", 5, 3), ("seconds", 1.0, 0.4)):
         if given[name] is None:
             given[name] = small if quick else full
     return Plan(**given, options=tuple(options))
+
+
+def _find_wrong_option(options: Sequence[str]) -> str:
+    """Return what is wrong with an option for forkserve run that would undo what is compared."""
+    for option in OPTIONS:
+        instead = CHOSEN_BY_US.get(option.name)
+        flags = [option.flag, option.short] if option.short else [option.flag]
+        for word in options:
+            is_short = bool(option.short) and word.startswith(option.short) and word[1:2] != "-"
+            if instead and (word.partition("=")[0] in flags or is_short):
+                return f"{word} after --: that is for {instead} before it"
+    return ""
+
+
+def _find_variable() -> str:
+    """Return what is wrong with the environment: servers take from it what no flag says."""
+    for name in ("FORKSERVE_WORKERS", "FORKSERVE_THREADS"):
+        if os.environ.get(name):
+            flag = name.removeprefix("FORKSERVE_").lower()
+            return f"{name} is set, it would change what is compared: unset it and use --{flag}"
+    return ""
+
+
+def _find_unwritable(given: dict[str, Any]) -> str:
+    """Return which of the files to be written could not be, before minutes are spent on it."""
+    for name in ("json", "html"):
+        path = given[name]
+        if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+            return f"argument --{name}: {str(path)!r} cannot be written"
+    return ""
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -227,8 +262,14 @@ def _address(text: str) -> str:
 
 
 def _send(text: str) -> bytes | Script:
+    """Return the bytes that a shell word stands for: as typed, that is UTF-8, and escapes."""
     if text.startswith("@"):
         return Script(text[1:])
     if os.path.isfile(text):
         return Path(text).read_bytes()
-    return text.encode("latin-1", "backslashreplace").decode("unicode_escape").encode("latin-1")
+    try:
+        return text.encode().decode("unicode_escape").encode("latin-1")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{text!r}: {error.reason}") from None
+    except UnicodeEncodeError:
+        raise ValueError(f"{text!r}: an escape beyond \\xff is not a byte") from None

@@ -2,8 +2,10 @@
 
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 from forkserve.bench import environment, show
@@ -12,18 +14,39 @@ from forkserve.bench.conversation import Script, ScriptError
 from forkserve.bench.conversation import show as show_bytes_sent
 from forkserve.bench.errors import BenchError
 from forkserve.bench.recommend import Measured, Recommendation, recommend
+from forkserve.bench.server import ServerFailed
 from forkserve.bench.session import Session
 from forkserve.bench.variants import make_variants
 from forkserve.errors import ForkserveError
 from forkserve.log import write_line
 from forkserve.settings import count_cpus
+from forkserve.signals import ENDING
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C has ended
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, print, and return the exit status."""
-    plan = parse(arguments)
+    """Measure, print, and return the exit status; never raises but SystemExit."""
+    try:
+        _heed_one_signal()
+        return _bench(parse(arguments))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _heed_one_signal() -> None:
+    """Let the first of INT, TERM and QUIT end us, and no other disturb the cleaning up."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for other in ENDING:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in ENDING:
+        signal.signal(number, end)
+
+
+def _bench(plan: Plan) -> int:
     variants = make_variants(
         plan.modes,
         plan.workers,
@@ -40,16 +63,22 @@ def main(arguments: Sequence[str]) -> int:
         session.run()
     except KeyboardInterrupt:
         status = INTERRUPTED
-    except BenchError as error:
-        if error.said.strip():
-            write_line(error.said.rstrip())
-        write_line(f"forkserve: error: {error}")
-        return error.exit_status
-    except (ForkserveError, ScriptError, OSError) as error:
-        write_line(f"forkserve: error: {error}")
-        return 1
-    _report(session, plan, surroundings)
+    except (ForkserveError, ScriptError, ServerFailed, OSError) as error:
+        return _fail(error)
+    try:
+        _report(session, plan, surroundings)
+    except OSError as error:
+        return _fail(error)
     return status
+
+
+def _fail(error: Exception) -> int:
+    """Say in the last line what was wrong, before it what a server had to say of it."""
+    said = getattr(error, "said", "").rstrip()
+    if said:
+        write_line(said)
+    write_line(f"forkserve: error: {error.what if isinstance(error, ServerFailed) else error}")
+    return error.exit_status if isinstance(error, BenchError) else 1
 
 
 def _report(session: Session, plan: Plan, surroundings: dict[str, Any]) -> None:
@@ -60,7 +89,7 @@ def _report(session: Session, plan: Plan, surroundings: dict[str, Any]) -> None:
         _print(f"interrupted: this is what {rounds} of {plan.rounds} rounds have shown\n")
     for table in show.make_tables(measured, plan.concurrency):
         _print(table.as_text() + "\n")
-    _print(_describe(found, plan.target))
+    _print(_describe(found, plan))
     if plan.json is not None:
         values = {
             "target": plan.target,
@@ -74,10 +103,10 @@ def _report(session: Session, plan: Plan, surroundings: dict[str, Any]) -> None:
         plan.html.write_text(_make_page(plan, measured, found, surroundings))
 
 
-def _describe(found: Recommendation | None, target: str) -> str:
+def _describe(found: Recommendation | None, plan: Plan) -> str:
     if found is None:
         return "nothing was measured"
-    command = shlex.join(["forkserve", "run", target, *found.variant.flags])
+    command = shlex.join(["forkserve", "run", plan.target, *found.variant.flags, *plan.options])
     lines = [f"use {found.variant.name}:", f"  {command}", *found.reasons, found.sureness]
     lines += [f"note: {warning}" for warning in found.warnings]
     return "\n  ".join(lines)

@@ -4,8 +4,9 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 
 from forkserve.bench.arguments import Plan
 from forkserve.bench.conversation import (
@@ -13,7 +14,7 @@ from forkserve.bench.conversation import (
     Script,
 )
 from forkserve.bench.errors import BenchError, Spoiled
-from forkserve.bench.idle import holding
+from forkserve.bench.idle import RESERVE, holding, raise_limit
 from forkserve.bench.load import Order
 from forkserve.bench.probe import find_exchange
 from forkserve.bench.progress import Progress
@@ -26,7 +27,9 @@ from forkserve.settings import Mode
 
 SAMPLE = 50  # idle connections from which the memory of all of them is foreseen
 WARM_UP = 0.3
-ERROR = "forkserve: error: "
+LATE_WORDS = 0.5  # seconds for a server to say that a worker has died
+BECOMES_STEADY = 5.0
+ERROR = re.compile(r"forkserve(?: run)?: error: ")
 DEATHS = re.compile(r"\] (?:worker|connection process) \d+ (?:was killed by|exited with [1-9])")
 SERVED = re.compile(r"served \d+ in all, by worker ([\d ]+);")
 BY_CRASH = ("reset", "cut short", "reset while connecting")  # what a dead worker's clients see
@@ -76,6 +79,7 @@ class Session:
     def _begin(self, stack: ExitStack) -> None:
         """Start the first server, see what it answers, and start the others if they can stand."""
         names = list(self.measured)
+        raise_limit(self.plan.idle + max(self.plan.concurrency) + RESERVE)  # for servers, too
         with self._starting(names[0]) as first:
             self.converse = self._find_conversation(first)
         self._generator = Generator(self.converse, clients=self.plan.clients)
@@ -93,14 +97,24 @@ class Session:
                 raise _describe_start(failure) from None
             self.bind = "udp://127.0.0.1:0"
             server = self._make_server(name)
-            server.__enter__()
+            try:
+                server.__enter__()
+            except ServerFailed as other:
+                raise _describe_start(other) from None
         try:
             yield server
         except BaseException:
-            server.kill()
+            self._end(server)
             raise
         server.stop()
         self._note_end(self.measured[name], server.said())
+
+    def _end(self, server: Server) -> None:
+        """End a server at once, or in order where it has a file to remove."""
+        with suppress(ServerFailed):
+            if "unix" in self.bind.partition("://")[0] and server.process.returncode is None:
+                server.stop()
+        server.kill()
 
     def _make_server(self, name: str) -> Server:
         variant = self.measured[name].variant
@@ -180,12 +194,15 @@ class Session:
         with self._serving(name) as server, ExitStack() as stack:
             if self.plan.idle:
                 before = memory(server.pid)
-                stack.enter_context(holding(server.address, self.plan.idle))
-                one.idle_each = (memory(server.pid) - before) / self.plan.idle
-            if concurrency not in one.turns:
+                stack.enter_context(self._holding(name, server, self.plan.idle))
+                each = (_steady_memory(server) - before) / self.plan.idle
+                one.idle_each = max(one.idle_each, each)  # later rounds find memory kept
+            if self.plan.is_fixed or concurrency not in one.turns:  # else it is warm
                 self._turn(server, self._order(server, concurrency, WARM_UP))
             deaths = _count_deaths(server)
             turn = self._turn(server, self._order(server, concurrency, self.plan.seconds))
+            if turn.failures:
+                server.ends_within(LATE_WORDS)
             one.deaths += _count_deaths(server) - deaths
             return self._check(one, turn, server)
 
@@ -211,6 +228,15 @@ class Session:
 
     # -- idle connections
 
+    @contextmanager
+    def _holding(self, name: str, server: Server, count: int) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(holding(server.address, count))
+            except OSError as error:
+                raise BenchError(f"{name}: {count} idle connections: {error}") from None
+            yield
+
     def _foresee_idle(self, name: str) -> None:
         """Exclude a variant that cannot hold the idle connections, before it is made to try."""
         one, idle = self.measured[name], self.plan.idle
@@ -224,15 +250,25 @@ class Session:
             return
         with self._serving(name) as server:
             before = memory(server.pid)
-            with holding(server.address, SAMPLE):
-                server.ends_within(0.2)
-                each = (memory(server.pid) - before) / SAMPLE
+            with self._holding(name, server, SAMPLE):
+                each = (_steady_memory(server) - before) / SAMPLE
         if each * idle > available_memory() / 2:
             one.idle_each = each
             one.excluded = (
                 f"{idle} processes of {each / 1e6:.1f} MB each would take"
                 f" {each * idle / 1e9:.1f} GB, and {available_memory() / 1e9:.1f} GB are free"
             )
+
+
+def _steady_memory(server: Server) -> int:
+    """Return what a server holds when all that came at once has its thread or process."""
+    last, until = memory(server.pid), monotonic() + BECOMES_STEADY
+    while not server.ends_within(0.1) and monotonic() < until:
+        now = memory(server.pid)
+        if now <= last * 1.01:
+            return now
+        last = now
+    return last
 
 
 def _count_deaths(server: Server) -> int:
@@ -242,11 +278,10 @@ def _count_deaths(server: Server) -> int:
 def _describe_start(failure: ServerFailed) -> BenchError:
     """Return a server's own last words before it ended, with its status."""
     before, _, last = failure.said.rstrip().rpartition("\n")
-    if not last.startswith(ERROR):
+    found = ERROR.match(last)
+    if not found:
         return BenchError(failure.what, said=failure.said)
-    return BenchError(
-        last.removeprefix(ERROR), said=before, exit_status=failure.status or BenchError.exit_status
-    )
+    return BenchError(last[found.end() :], said=before, exit_status=failure.status or 1)
 
 
 def _path_of_ours() -> str:
