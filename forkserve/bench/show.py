@@ -123,7 +123,7 @@ def as_json(
                 "name": one.variant.name,
                 "flags": list(one.variant.flags),
                 "turns": {
-                    str(number): [turn.as_json() for turn in turns]
+                    str(number): [_known(turn.as_json()) for turn in turns]
                     for number, turns in one.turns.items()
                 },
                 "served_by": list(one.served_by),
@@ -143,6 +143,11 @@ def as_json(
             "warnings": list(found.warnings),
         },
     }
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values with None for what is not known: JSON has no nan."""
+    return {name: None if value != value else value for name, value in values.items()}
 
 
 def describe_turn(turn: Turn) -> str:
