@@ -164,7 +164,7 @@ class Effort:
 
 
 FULL = Effort(7, 0.7, 0.3, idle_rounds=3, idle=5000, idle_processes=500)
-QUICK = Effort(2, 0.15, 0.0, idle_rounds=2, idle=500, idle_processes=50)
+QUICK = Effort(2, 0.1, 0.0, idle_rounds=2, idle=500, idle_processes=50)
 
 
 # -- what is decided, from figures alone
@@ -472,7 +472,7 @@ def find_whether_served(name: str, mode: Sequence[str], count: int) -> Held:
     """Show that a mode whose every place is taken by an idle connection serves nobody."""
     held = Held(min(count, int(places(mode, CPUS)) + BESIDE))
     with start_for(mode, held.count) as server, holding(server.address, held.count):
-        order = Order(server.address, BESIDE, 0.2, patience=1.0)
+        order = Order(server.address, BESIDE, 0.2, patience=0.5)
         turn = take_turn(server, Generator(ECHOED), order)
     if turn.ok:
         raise LoadFailed(f"{name} serves beside {held.count} idle connections after all")
