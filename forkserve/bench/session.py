@@ -35,6 +35,13 @@ SERVED = re.compile(r"served \d+ in all, by worker ([\d ]+);")
 BY_CRASH = ("reset", "cut short", "reset while connecting")  # what a dead worker's clients see
 
 
+UNSERVED = {"unanswered", "connect timeout", "refused"}
+
+
+class _Overwhelmed(BenchError):
+    """A variant does not hold the idle connections, or serves nobody beside them."""
+
+
 class Session:
     """One run of the benchmark."""
 
@@ -57,19 +64,27 @@ class Session:
         with ExitStack() as stack:
             self._begin(stack)
             self._measure_alone()
-            for name in tuple(self.measured):
-                self._foresee_idle(name)
+            for one in self.measured.values():
+                one.excluded = self._foresee_idle(one)
             steps = len(self._able()) * len(self.plan.concurrency) * self.plan.rounds
             with Progress(steps) as progress:
                 for number in range(self.plan.rounds):
                     for concurrency in self.plan.concurrency:
                         for name in shuffled(self._able(), number):
-                            turn = self._take_turn(name, concurrency)
-                            turns = self.measured[name].turns.setdefault(concurrency, [])
-                            turns.append(turn)
-                            rate = f"{turn.throughput:.0f} a second"
-                            progress.step(f"{name}, {concurrency} at a time: {rate}")
+                            progress.step(self._measure(name, concurrency))
             self.is_whole = True
+
+    def _measure(self, name: str, concurrency: int) -> str:
+        """Take a turn, and return in a few words what it has shown."""
+        one = self.measured[name]
+        what = f"{name}, {concurrency} at a time"
+        try:
+            turn = self._take_turn(one, concurrency)
+        except _Overwhelmed as reason:
+            one.excluded = f"none is served: {reason}"
+            return f"{what}: {reason}"
+        one.turns.setdefault(concurrency, []).append(turn)
+        return f"{what}: {turn.throughput:.0f} a second"
 
     def _able(self) -> list[str]:
         return [name for name, one in self.measured.items() if not one.excluded]
@@ -189,12 +204,11 @@ class Session:
                 turn.delay / turn.ok,
             )
 
-    def _take_turn(self, name: str, concurrency: int) -> Turn:
-        one = self.measured[name]
-        with self._serving(name) as server, ExitStack() as stack:
+    def _take_turn(self, one: Measured, concurrency: int) -> Turn:
+        with self._serving(one.variant.name) as server, ExitStack() as stack:
             if self.plan.idle:
                 before = memory(server.pid)
-                stack.enter_context(self._holding(name, server, self.plan.idle))
+                stack.enter_context(_holding(server, self.plan.idle))
                 each = (_steady_memory(server) - before) / self.plan.idle
                 one.idle_each = max(one.idle_each, each)  # later rounds find memory kept
             if self.plan.is_fixed or concurrency not in one.turns:  # else it is warm
@@ -204,6 +218,8 @@ class Session:
             if turn.failures:
                 server.ends_within(LATE_WORDS)
             one.deaths += _count_deaths(server) - deaths
+            if self.plan.idle and not turn.ok and turn.failures.keys() <= UNSERVED:
+                raise _Overwhelmed(f"no answer beside {self.plan.idle} idle connections")
             return self._check(one, turn, server)
 
     def _turn(self, server: Server, order: Order) -> Turn:
@@ -228,36 +244,36 @@ class Session:
 
     # -- idle connections
 
-    @contextmanager
-    def _holding(self, name: str, server: Server, count: int) -> Iterator[None]:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(holding(server.address, count))
-            except OSError as error:
-                raise BenchError(f"{name}: {count} idle connections: {error}") from None
-            yield
-
-    def _foresee_idle(self, name: str) -> None:
-        """Exclude a variant that cannot hold the idle connections, before it is made to try."""
-        one, idle = self.measured[name], self.plan.idle
+    def _foresee_idle(self, one: Measured) -> str:
+        """Return why a variant cannot hold the idle connections, before it is made to try."""
+        idle, places = self.plan.idle, one.variant.places()
         if not idle:
-            return
-        places = one.variant.places()
+            return ""
         if places is not None and places <= idle:
-            one.excluded = f"none is served: {idle} idle connections take all its {places} places"
-            return
+            return f"none is served: {idle} idle connections take all its {places} places"
         if one.variant.mode is not Mode.PROCESS:
-            return
-        with self._serving(name) as server:
+            return ""
+        with self._serving(one.variant.name) as server:
             before = memory(server.pid)
-            with self._holding(name, server, SAMPLE):
-                each = (_steady_memory(server) - before) / SAMPLE
-        if each * idle > available_memory() / 2:
-            one.idle_each = each
-            one.excluded = (
-                f"{idle} processes of {each / 1e6:.1f} MB each would take"
-                f" {each * idle / 1e9:.1f} GB, and {available_memory() / 1e9:.1f} GB are free"
-            )
+            with _holding(server, SAMPLE):
+                one.idle_each = (_steady_memory(server) - before) / SAMPLE
+        wanted, free = one.idle_each * idle, available_memory()
+        if wanted <= free / 2:
+            return ""
+        return (
+            f"{idle} processes of {one.idle_each / 1e6:.1f} MB each would take"
+            f" {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        )
+
+
+@contextmanager
+def _holding(server: Server, count: int) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(holding(server.address, count))
+        except OSError as error:
+            raise _Overwhelmed(f"cannot hold {count} connections: {error}") from None
+        yield
 
 
 def _steady_memory(server: Server) -> int:
