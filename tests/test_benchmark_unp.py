@@ -142,7 +142,7 @@ def test_a_pair_in_another_order_than_the_books_is_found() -> None:
 
 def test_a_pair_that_rounds_disagree_on_is_none() -> None:
     """An interval that has 1 in it tells nothing apart."""
-    cpu = {"thread_each": [3.0, 0.5, 1.0], "prefork": [1.0, 1.0, 1.0]}
+    cpu = {"thread_each": [3.0, 0.5, 1.2], "prefork": [1.0, 1.0, 1.0]}
     assert find_surprises(cpu) == []
 
 
