@@ -32,7 +32,7 @@ def make_variants(
 ) -> list[Variant]:
     """Return the variants of a grid; without numbers those that a user would try first.
 
-    That is a worker a CPU, and as many threads as give every client a place.
+    That is a worker a CPU, and as many threads as give every client a place, wherever it lands.
     """
     made: list[Variant] = []
     for mode in modes:
@@ -40,9 +40,7 @@ def make_variants(
             for count in workers or (cpus,):
                 made.append(_prefork(count, 1))
                 made += [
-                    _prefork(count, each)
-                    for each in threads or (max(2, -(-clients // count)),)
-                    if each > 1
+                    _prefork(count, each) for each in threads or (max(2, clients),) if each > 1
                 ]
         else:
             made += [_plain(mode, count) for count in (workers if _grows(mode) else ()) or (1,)]

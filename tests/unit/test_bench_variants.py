@@ -23,13 +23,13 @@ def make(
 
 def test_without_numbers_each_mode_is_tried_as_a_user_would() -> None:
     """All four modes, prefork with a worker a CPU and with a place for each client."""
-    assert list(make()) == ["iterative", "thread", "process", "prefork 2", "prefork 2x32"]
+    assert list(make()) == ["iterative", "thread", "process", "prefork 2", "prefork 2x64"]
 
 
 def test_threads_are_so_many_that_each_client_has_a_place() -> None:
-    """An odd client more is one thread more in every worker."""
-    assert "prefork 2x33" in make(clients=65)
-    assert "prefork 8x9" in make(cpus=8, clients=65)
+    """Also if all of them land in one worker."""
+    assert "prefork 2x65" in make(clients=65)
+    assert "prefork 8x65" in make(cpus=8, clients=65)
 
 
 def test_one_client_still_gets_two_threads() -> None:
@@ -84,5 +84,5 @@ def test_places_are_how_many_connections_are_served_at_a_time() -> None:
         "thread": None,
         "process": None,
         "prefork 2": 2,
-        "prefork 2x32": 64,
+        "prefork 2x64": 128,
     }
