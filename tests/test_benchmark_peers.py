@@ -126,7 +126,16 @@ def test_table_is_ordered_by_cost_and_says_where_we_lose() -> None:
 def test_mode_of_ours_that_is_cheaper_is_no_loss() -> None:
     """Only a peer can win."""
     found = Found({"forkserve a": [figures(20e-6)], "forkserve b": [figures(10e-6)]})
-    assert "No peer is surely cheaper" in shown(found)
+    assert "forkserve loses to: nobody" in shown(found)
+
+
+def test_loss_that_is_not_sure_is_said_to_be_so() -> None:
+    """Where the rounds contradict each other, and most say that the peer is cheaper."""
+    ours = [figures(20e-6)] * 3
+    found = Found({"forkserve a": ours, "b": [figures(10e-6), figures(10e-6), figures(90e-6)]})
+    text = shown(found)
+    assert "~0.50" in text
+    assert "forkserve loses to: nobody, for sure.\n  It may lose to: b." in text
 
 
 def test_server_with_a_fault_has_a_line_and_no_figure() -> None:
