@@ -224,7 +224,7 @@ class Door:
                     self._go_to_the_end_of_the_line(descriptor)
             else:
                 self._lingering.hear(descriptor)
-        if self._lingering.count_watched():
+        if self._lingering.has_deadlines():
             self._lingering.expire(monotonic())
         return ready
 

@@ -72,13 +72,17 @@ class Lingering:
             self._wait.modify(descriptor, ONCE)
         self._on_change()
 
+    def has_deadlines(self) -> bool:
+        """Whether patience() depends on any that are, or were, watched."""
+        return bool(self._deadlines)
+
     def expire(self, now: float) -> None:
-        """Close those whose peers have had their time."""
-        with contextlib.suppress(IndexError):
-            while (peer := self._deadlines[0]).deadline <= now or peer.is_closed():
-                self._deadlines.popleft()
+        """Close those whose peers have had their time, and forget the time of those closed."""
+        with contextlib.suppress(IndexError):  # none is left
+            while (peer := self._deadlines.popleft()).deadline <= now or peer.is_closed():
                 if self._watched.pop(peer.connection.fileno(), None) is not None:
                     close_quietly(peer.connection)
+            self._deadlines.appendleft(peer)  # taken before it was looked at: others take too
         self._on_change()
 
     def patience(self, now: float) -> float | None:

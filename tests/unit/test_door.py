@@ -332,6 +332,7 @@ def test_a_lingering_connection_is_closed_when_its_peer_closes(
     door.see_off(block=True)
     assert connection.fileno() == -1
     assert not door.has_lingering()
+    assert door.patience() is None
 
 
 def test_a_peer_that_goes_on_talking_is_cut_off(
