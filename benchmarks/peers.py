@@ -19,6 +19,7 @@ redis-server do not tell which port they took: theirs is one that was free just 
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -456,6 +457,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Measure, print, and return the exit status."""
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers are ended
     text = " ".join((__doc__ or "").split("\n\n")[2].split())
     report = Report("peers", "forkserve beside its peers", text, PACKAGES)
     report.begin()
