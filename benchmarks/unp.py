@@ -27,6 +27,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -620,6 +621,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Measure, print, and return the exit status."""
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by TERM"))  # and so are the servers
     effort = QUICK if options.quick else FULL
     report = Report("unp", f"Designs after {BOOK}", (__doc__ or "").partition("\n\n    ")[2])
     report.begin()
