@@ -547,3 +547,17 @@ def test_a_child_reads_no_module_of_ours(name: str, tmp_path: Path) -> None:
                 assert clients.ask(server.address, b"a line\n") == b"a line\n"
     assert "clone" in log.read_text()
     assert "forkserve/" not in log.read_text()
+
+
+@pytest.mark.parametrize("flags", [("thread",), ("prefork", "-w", "1")], ids=["thread", "prefork"])
+def test_clients_who_fill_every_thread_come_back(flags: tuple[str, ...]) -> None:
+    """As many clients as there are threads leave, their threads end, and all come again."""
+    with running("examples/echo.py:Echo", *flags, "--threads", "16") as server:
+        worker = server.processes()[-1].pid
+        for _ in range(3):
+            with clients.several(server.address, 16) as crowd:
+                for client in crowd:
+                    client.sendall(b"hello")
+                assert [clients.read_exactly(client, 5) for client in crowd] == [b"hello"] * 16
+                settled(lambda: processes.cpu_seconds(worker))  # nobody can be added any more
+            eventually(lambda: len(processes.threads(worker)) < 10)

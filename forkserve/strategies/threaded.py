@@ -100,6 +100,7 @@ class Lanes:
             if len(self._at_door) >= IDLE_LANES:
                 return 0
         self._at_door.append(None)
+        self._on_duty = False  # so that the last who leaves rings again
         return None
 
     def leave(self) -> None:
@@ -124,6 +125,8 @@ class Lanes:
                     signal.pthread_kill(threading.main_thread().ident or 0, signals.INTERRUPT)
 
     def _see_lane_off(self) -> None:
+        if self._on_duty:
+            self._service.wakeup.ring()  # there is room for another
         if self._service.stop.is_set:
             if not self._service.lanes:
                 self._door.close()  # here, just after finding the queue empty
@@ -187,6 +190,7 @@ class Lanes:
 
     def _look(self, now: float) -> None:
         """One tick: go off duty when somebody waits at the door, else see whether all are stuck."""
+        self._lanes = len(self._service.lanes)
         if now >= self._census_at:
             self._take_census(now)
         if self._at_door:
@@ -199,7 +203,6 @@ class Lanes:
             return
         self._door.see_off(block=False)  # no lane is there to do it
         self._stuck_ticks += 1
-        self._lanes = len(self._service.lanes)
         if now >= self._no_thread_until:
             self._add(lanes_to_add(self._stuck_ticks, self._lanes, self._most))
 
