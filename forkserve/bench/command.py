@@ -95,6 +95,7 @@ def _report(session: Session, plan: Plan, surroundings: dict[str, Any]) -> None:
             "target": plan.target,
             "load": _describe_load(plan),
             "environment": surroundings,
+            "command": None if found is None else _command(found, plan),
             "is_whole": session.is_whole,
             **show.as_json(measured, session.profile, found),
         }
@@ -106,10 +107,18 @@ def _report(session: Session, plan: Plan, surroundings: dict[str, Any]) -> None:
 def _describe(found: Recommendation | None, plan: Plan) -> str:
     if found is None:
         return "nothing was measured"
-    command = shlex.join(["forkserve", "run", plan.target, *found.variant.flags, *plan.options])
-    lines = [f"use {found.variant.name}:", f"  {command}", *found.reasons, found.sureness]
+    lines = [
+        f"use {found.variant.name}:",
+        f"  {_command(found, plan)}",
+        *found.reasons,
+        found.sureness,
+    ]
     lines += [f"note: {warning}" for warning in found.warnings]
     return "\n  ".join(lines)
+
+
+def _command(found: Recommendation, plan: Plan) -> str:
+    return shlex.join(["forkserve", "run", plan.target, *found.variant.flags, *plan.options])
 
 
 def _describe_load(plan: Plan) -> str:
@@ -136,7 +145,8 @@ def _make_page(
     parts: list[Any] = [Text(_describe_load(plan))]
     if found is not None:
         parts.append(Heading(f"Use {found.variant.name}", 2))
-        parts += [Text(line) for line in (*found.reasons, found.sureness, *found.warnings)]
+        lines = (_command(found, plan), *found.reasons, found.sureness, *found.warnings)
+        parts += map(Text, lines)
     parts += show.make_tables(measured, plan.concurrency)
     parts += show.make_charts(measured, plan.concurrency)
     return render(f"{plan.target} in every mode", parts, environment=surroundings)

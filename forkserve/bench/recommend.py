@@ -171,7 +171,8 @@ def _without_needless_loss(able: Sequence[Measured], reasons: list[str]) -> list
     least = min(losses.values())
     kept = [one for one in able if losses.get(one.variant.name, least) <= least * 1.2 + 0.05]
     named = ", ".join(f"{name} {loss:.1f}" for name, loss in losses.items())
-    reasons.append(f"workers crashed; clients lost for each crash: {named}")
+    left_out = "; what loses more is left out" if len(kept) < len(able) else ""
+    reasons.append(f"workers crashed; clients lost for each crash: {named}{left_out}")
     return kept
 
 

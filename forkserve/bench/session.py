@@ -9,10 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 from forkserve.bench.arguments import Plan
-from forkserve.bench.conversation import (
-    Converse,
-    Script,
-)
+from forkserve.bench.conversation import Converse, DatagramExchange, Exchange, Script
 from forkserve.bench.errors import BenchError, Spoiled
 from forkserve.bench.idle import RESERVE, holding, raise_limit
 from forkserve.bench.load import Order
@@ -29,6 +26,7 @@ SAMPLE = 50  # idle connections from which the memory of all of them is foreseen
 WARM_UP = 0.3
 LATE_WORDS = 0.5  # seconds for a server to say that a worker has died
 BECOMES_STEADY = 5.0
+CRASHES_AT_FIRST = 4  # while a server is asked what it answers
 ERROR = re.compile(r"forkserve(?: run)?: error: ")
 DEATHS = re.compile(r"\] (?:worker|connection process) \d+ (?:was killed by|exited with [1-9])")
 SERVED = re.compile(r"served \d+ in all, by worker ([\d ]+);")
@@ -174,7 +172,7 @@ class Session:
         if isinstance(send, Script):
             send.load()
             return send
-        exchange = find_exchange(server.address, send)
+        exchange = _find_exchange(server, send)
         if self.plan.requests != 1 and not exchange.can_be_repeated:
             raise BenchError(
                 f"--requests {self.plan.requests}: the server ends the connection after one answer"
@@ -274,6 +272,19 @@ def _holding(server: Server, count: int) -> Iterator[None]:
         except OSError as error:
             raise _Overwhelmed(f"cannot hold {count} connections: {error}") from None
         yield
+
+
+def _find_exchange(server: Server, question: bytes) -> Exchange | DatagramExchange:
+    """Ask again where it was a crash that we heard: what else is said once counts."""
+    for _ in range(CRASHES_AT_FIRST):
+        deaths = _count_deaths(server)
+        try:
+            return find_exchange(server.address, question)
+        except BenchError:
+            server.ends_within(LATE_WORDS)
+            if _count_deaths(server) == deaths:
+                raise
+    return find_exchange(server.address, question)
 
 
 def _steady_memory(server: Server) -> int:

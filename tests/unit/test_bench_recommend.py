@@ -137,7 +137,8 @@ def test_a_handler_that_crashes_does_not_get_what_loses_more() -> None:
     assert advice.variant is PREFORK
     assert (
         "workers crashed; clients lost for each crash:"
-        " thread 30.0, process 1.0, prefork 2 1.0, prefork 2x32 15.0"
+        " thread 30.0, process 1.0, prefork 2 1.0, prefork 2x32 15.0;"
+        " what loses more is left out"
     ) in advice.reasons
 
 

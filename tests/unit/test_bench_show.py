@@ -107,7 +107,7 @@ def test_workers_have_a_chart_of_their_own() -> None:
     more = Measured(THREAD, {1: [TURN]}, served_by=(1, 2, 3))
     chart = make_charts([few, more], [1])[-1]
     assert chart.points == ("worker 0", "worker 1", "worker 2")
-    assert chart.series["thread"] == (1, 2, 3)
+    assert list(chart.series["thread"]) == [1, 2, 3]
     assert math.isnan(chart.series["prefork 2"][2])
 
 
