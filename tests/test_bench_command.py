@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from forkserve.settings import count_cpus
+from tests.support import processes
 from tests.support.clients import connect
 from tests.support.output import Output
 from tests.support.requirements import requires_ipv6
@@ -274,7 +275,6 @@ def temporary(tmp_path: Path) -> Iterator[Mapping[str, str]]:
 
 SPOILED = [
     pytest.param("wrong_later", ("thread: ", "wrong answer", "byte 0"), id="wrong-answer"),
-    pytest.param("fatal_later", ("the server ended under load",), id="server-dies"),
     pytest.param("greeting", ("speaks first", "'220 ready", "--send @script.py"), id="greeting"),
     pytest.param("counting", ("differ from client to client", "expected '1"), id="differing"),
     pytest.param("leaving", ("without an answer", "--send"), id="leaving"),
@@ -293,6 +293,15 @@ def test_an_answer_that_does_not_count_is_no_figure(
     assert_refused(done, *words, status=4 if name == "nothing_such" else 1)
 
 
+@heavy
+def test_a_server_that_dies_under_load_is_no_figure() -> None:
+    """Its end is what the last line says, and its workers end with it."""
+    done = bench(target("fatal_later"), "--modes", "thread", "--concurrency", "4")
+    assert_refused(done, "the server ended under load")
+    while processes.descendants(os.getpid()):
+        os.waitpid(-1, 0)  # they are ours now, since nobody of theirs is left
+
+
 SCRIPTS = [
     pytest.param("def converse(number):\n    raise OSError('no')\n    yield\n",
                  ("OSError: no in line 2",), id="raises"),
@@ -303,8 +312,9 @@ SCRIPTS = [
                  ("wrong answer", "an assertion of the script failed"), id="assertion"),
     pytest.param("def talk(number): ...\n", ("no function converse(number)",), id="no-converse"),
     pytest.param("def converse(:\n", ("SyntaxError",), id="syntax"),
-    pytest.param("def converse(number):\n    yield 'hello'\n", ("'hello'",), id="no-step"),
-    pytest.param("def converse(number):\n    return 5\n", ("converse",), id="no-generator"),
+    pytest.param("def converse(number):\n    yield 'hello'\n",
+                 ("yields 'hello', which is no step",), id="no-step"),
+    pytest.param("def converse(number):\n    return 5\n", ("TypeError",), id="no-generator"),
     pytest.param("from forkserve.bench import ReadUntil\n"
                  "def converse(number):\n    yield ReadUntil(b'\\n')\n",
                  ("unanswered",), id="waits-for-ever"),
@@ -520,7 +530,7 @@ def _read_all(terminal: int) -> str:
 
 
 def test_a_server_does_not_carry_the_benchmark() -> None:
-    """forkserve run imports nothing of it."""
+    """Whoever serves imports nothing of it."""
     with running(target("bench_modules"), "thread") as server, connect(server.address) as client:
         client.sendall(b"?")
         assert client.recv(4096) == b"[]\n"

@@ -1,10 +1,14 @@
 """The command `forkserve bench`: from arguments to tables, a recommendation and an exit status."""
 
+import contextlib
 import json
+import os
+import select
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,6 +27,7 @@ from forkserve.settings import count_cpus
 from forkserve.signals import ENDING
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C has ended
+STRAY_TIMEOUT = 10.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,6 +37,21 @@ def main(arguments: Sequence[str]) -> int:
         return _bench(parse(arguments))
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        _end_strays()
+
+
+def _end_strays() -> None:
+    """End the children that a signal, in the moment of their birth, kept from being known."""
+    for path in Path("/proc/self/task").glob("*/children"):
+        for pid in map(int, path.read_text().split()):
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGTERM)
+                ended = os.pidfd_open(pid)
+                if not select.select([ended], [], [], STRAY_TIMEOUT)[0]:
+                    os.kill(pid, signal.SIGKILL)
+                os.close(ended)
+                os.waitpid(pid, 0)
 
 
 def _heed_one_signal() -> None:
@@ -56,10 +76,10 @@ def _bench(plan: Plan) -> int:
     )
     session = Session(plan, variants)
     surroundings = environment.describe()
-    _print(f"{plan.target}: {_describe_load(plan)}")
-    _print(f"{environment.in_one_line(surroundings)}\n")
     status = 0
     try:
+        _print(f"{plan.target}: {_describe_load(plan)}")
+        _print(f"{environment.in_one_line(surroundings)}\n")
         session.run()
     except KeyboardInterrupt:
         status = INTERRUPTED

@@ -9,7 +9,15 @@ from pathlib import Path
 from time import monotonic
 
 from forkserve.bench.arguments import Plan
-from forkserve.bench.conversation import Converse, DatagramExchange, Exchange, Script
+from forkserve.bench.conversation import (
+    Converse,
+    DatagramExchange,
+    Exchange,
+    Script,
+    ScriptError,
+    Step,
+    WrongAnswer,
+)
 from forkserve.bench.errors import BenchError, Spoiled
 from forkserve.bench.idle import RESERVE, holding, raise_limit
 from forkserve.bench.load import Order
@@ -123,9 +131,9 @@ class Session:
         self._note_end(self.measured[name], server.said())
 
     def _end(self, server: Server) -> None:
-        """End a server at once, or in order where it has a file to remove."""
+        """End a server whose figures do not count, in order, so that no file of it is left."""
         with suppress(ServerFailed):
-            if "unix" in self.bind.partition("://")[0] and server.process.returncode is None:
+            if server.process.returncode is None:
                 server.stop()
         server.kill()
 
@@ -171,6 +179,7 @@ class Session:
         send = self.plan.send
         if isinstance(send, Script):
             send.load()
+            _try_first_step(send)
             return send
         exchange = _find_exchange(server, send)
         if self.plan.requests != 1 and not exchange.can_be_repeated:
@@ -272,6 +281,16 @@ def _holding(server: Server, count: int) -> Iterator[None]:
         except OSError as error:
             raise _Overwhelmed(f"cannot hold {count} connections: {error}") from None
         yield
+
+
+def _try_first_step(script: Script) -> None:
+    """Raise ScriptError where a script does not yield what a client can do."""
+    try:
+        step = next(script(1), None)
+    except WrongAnswer:
+        return  # it may be right in the place of a client
+    if step is not None and not isinstance(step, Step):
+        raise ScriptError(f"{script.path} yields {step!r}, which is no step of forkserve.bench")
 
 
 def _find_exchange(server: Server, question: bytes) -> Exchange | DatagramExchange:
