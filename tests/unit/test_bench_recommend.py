@@ -14,7 +14,7 @@ from forkserve.bench.variants import Variant, make_variants
 from forkserve.settings import Mode
 
 ITERATIVE, THREAD, PROCESS, PREFORK, PREFORK_THREADS = make_variants(
-    tuple(Mode), (), (), cpus=2, clients=64
+    tuple(Mode), (), (32,), cpus=2, clients=64
 )
 VARIANTS = (ITERATIVE, THREAD, PROCESS, PREFORK, PREFORK_THREADS)
 
