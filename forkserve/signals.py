@@ -52,9 +52,18 @@ def take_over_at_boot() -> None:
 
 
 def raise_when_ended() -> None:
-    """Let TERM, INT and QUIT raise KeyboardInterrupt in a process that has much to clean up."""
+    """Let the first of TERM, INT and QUIT raise KeyboardInterrupt, in a process that must clean up.
+
+    No other one disturbs it then.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for other in ENDING:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
     for number in ENDING:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, end)
 
 
 def write_stacks_when_asked() -> None:

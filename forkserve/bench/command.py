@@ -1,15 +1,9 @@
 """The command `forkserve bench`: from arguments to tables, a recommendation and an exit status."""
 
-import contextlib
 import json
-import os
-import select
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from forkserve.bench import environment, show
@@ -18,52 +12,24 @@ from forkserve.bench.conversation import Script, ScriptError
 from forkserve.bench.conversation import show as show_bytes_sent
 from forkserve.bench.errors import BenchError
 from forkserve.bench.recommend import Measured, Recommendation, recommend
-from forkserve.bench.server import ServerFailed
+from forkserve.bench.server import ServerFailed, end_strays
 from forkserve.bench.session import Session
 from forkserve.bench.variants import make_variants
 from forkserve.errors import ForkserveError
 from forkserve.log import write_line
 from forkserve.settings import count_cpus
-from forkserve.signals import ENDING
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C has ended
-STRAY_TIMEOUT = 10.0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print, and return the exit status; never raises but SystemExit."""
     try:
-        _heed_one_signal()
         return _bench(parse(arguments))
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
-        _end_strays()
-
-
-def _end_strays() -> None:
-    """End the children that a signal, in the moment of their birth, kept from being known."""
-    for path in Path("/proc/self/task").glob("*/children"):
-        for pid in map(int, path.read_text().split()):
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGTERM)
-                ended = os.pidfd_open(pid)
-                if not select.select([ended], [], [], STRAY_TIMEOUT)[0]:
-                    os.kill(pid, signal.SIGKILL)
-                os.close(ended)
-                os.waitpid(pid, 0)
-
-
-def _heed_one_signal() -> None:
-    """Let the first of INT, TERM and QUIT end us, and no other disturb the cleaning up."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        for other in ENDING:
-            signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in ENDING:
-        signal.signal(number, end)
+        end_strays()
 
 
 def _bench(plan: Plan) -> int:

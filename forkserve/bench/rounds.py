@@ -10,6 +10,7 @@ import math
 import pickle
 import random
 import resource
+import select
 import subprocess
 import sys
 from array import array
@@ -136,10 +137,10 @@ class Generator:
         process.stdin = None
 
     def _wait_for_the_middle(self, seconds: float) -> None:
-        try:
-            self.running[0].wait(seconds * 0.7)
-        except subprocess.TimeoutExpired:
-            return
+        """Wait so long that all is under way, or until the first has something to tell."""
+        poll = select.poll()  # select would not take what comes after so many idle connections
+        poll.register(self.running[0].stdout, select.POLLIN)  # type: ignore[arg-type]
+        poll.poll(seconds * 700)
 
     def _collect(self, process: "subprocess.Popen[bytes]", limit: float) -> Result:
         try:

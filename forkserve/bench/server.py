@@ -20,7 +20,20 @@ from forkserve.bench.usage import born, cpu_seconds, tree
 READY = re.compile(r"listening on ((?:tcp|unix|udp|unixgram)://\S+)")
 BOOT_TIMEOUT = 20.0
 STOP_TIMEOUT = 40.0
+STRAY_TIMEOUT = 10.0
 REMEMBERED = 100_000  # lines that a server has said
+
+
+def end_strays() -> None:
+    """End the children that a signal, in the moment of their birth, kept from being known."""
+    for pid in tree(os.getpid())[1:]:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGTERM)
+            descriptor = os.pidfd_open(pid)
+            if not select.select([descriptor], [], [], STRAY_TIMEOUT)[0]:
+                os.kill(pid, signal.SIGKILL)
+            os.close(descriptor)
+            os.wait4(pid, 0)
 
 
 class ServerFailed(Exception):
