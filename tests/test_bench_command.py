@@ -28,6 +28,7 @@ heavy = pytest.mark.heavy
 ECHO = "examples/echo.py:Echo"
 DATAGRAMS = handler("datagrams.py:Echo")
 HEAD = r"\S+: .+ rounds? of .+ s\n.+ CPUs .+\n\n"  # what is measured, and where
+NOISY = "CPUs were busy with something else"  # then the best mode is only likely to be found
 SMALL = ("--seconds", "0.1", "--rounds", "1", "--concurrency", "2")
 ONE_MODE = ("--modes", "thread", *SMALL)
 # As `setsid -c` does: the terminal that is standard input becomes our own, Ctrl-C and all.
@@ -86,9 +87,8 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str, status: 
 def test_a_handler_that_sleeps_gets_threads() -> None:
     """Sixteen clients wait at a time in threads, and the share of waiting is the reason."""
     printed = advise(target("sleeping"), "--quick", "--concurrency", "1,16")
-    assert recommended(printed) == "-m thread"
+    assert recommended(printed) == "-m thread" or (NOISY in printed and "thread" in printed)
     assert "of a connection is spent waiting" in printed
-    assert "prefork 2 is" in printed or count_cpus() != 2
 
 
 @heavy
@@ -99,7 +99,7 @@ def test_a_handler_that_computes_gets_a_worker_a_core() -> None:
         pytest.skip("one CPU has room for one worker that computes")
     printed = advise(target("computing"), "--quick", "--concurrency", "1,16")
     flags = recommended(printed)
-    assert flags.startswith(f"-m prefork -w {count_cpus()}") or "too noisy" in printed
+    assert flags.startswith(f"-m prefork -w {count_cpus()}") or NOISY in printed
     assert "on the processor" in printed
 
 
@@ -196,7 +196,7 @@ def test_at_a_rate_the_tails_are_compared(tmp_path: Path) -> None:
     """What falls due is told in the first line, and p99 is what decides."""
     printed = advise(ECHO, *SMALL, "--seconds", "0.5", "--modes", "thread,prefork", "--rate", "100")
     assert "100 a second fall due" in printed
-    assert re.search(r"\d+ (thread|prefork).+ (at p99|as good|told apart)|p99", printed)
+    assert re.search(r"^  [^ ].*p99", printed, re.MULTILINE), printed  # in words, below the tables
 
 
 @heavy

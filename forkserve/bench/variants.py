@@ -15,6 +15,10 @@ class Variant(NamedTuple):
     threads: int  # a worker; 0: as many as there are connections
     flags: tuple[str, ...]
 
+    def shares_processes(self) -> bool:
+        """Whether several connections are served in one process at a time."""
+        return self.threads > 1 or self.mode is Mode.THREAD
+
     def places(self) -> int | None:
         """Return how many connections can be served at a time; None if it is not bounded so."""
         if self.mode in (Mode.THREAD, Mode.PROCESS):

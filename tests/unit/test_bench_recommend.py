@@ -142,6 +142,26 @@ def test_a_handler_that_crashes_does_not_get_what_loses_more() -> None:
     ) in advice.reasons
 
 
+def test_a_few_more_lost_in_a_shared_process_are_not_a_miscount() -> None:
+    """A light load loses few clients in threads; a heavier one will lose more."""
+    advice = advise(
+        crashing(THREAD, 1000, deaths=30, lost=36),
+        crashing(PREFORK, 950, deaths=20, lost=22),
+        profile=SLEEPING,
+    )
+    assert advice.variant is PREFORK
+
+
+def test_crashes_weigh_more_than_waiting_where_modes_perform_alike() -> None:
+    """Even with no loss counted beyond the least, threads are not what a crashing handler gets."""
+    advice = advise(
+        crashing(THREAD, 1000, deaths=10, lost=10),
+        crashing(PREFORK, 1000, deaths=10, lost=10),
+        profile=SLEEPING,
+    )
+    assert advice.variant is PREFORK
+
+
 def test_a_mode_that_happened_not_to_crash_is_not_left_out() -> None:
     """Without a crash a mode has no loss to be judged by."""
     advice = advise(crashing(THREAD, 5000, deaths=10, lost=300), steady(PREFORK, 1000))

@@ -77,6 +77,12 @@ def test_the_flags_make_what_the_name_says() -> None:
     }
 
 
+def test_threads_share_a_process() -> None:
+    """Whatever has one connection a process at a time does not lose others by a crash."""
+    shared = {name for name, variant in make().items() if variant.shares_processes()}
+    assert shared == {"thread", "prefork 2x64"}
+
+
 def test_places_are_how_many_connections_are_served_at_a_time() -> None:
     """Where each connection gets a thread or a process of its own there is no number."""
     assert {name: variant.places() for name, variant in make().items()} == {
