@@ -154,8 +154,12 @@ def _choose_score(able: Sequence[Measured], concurrency: int, *, is_open_loop: b
     fastest = max(able, key=lambda one: middle(one.turns[concurrency], _throughput))
     if is_open_loop:
         return _Score(P99, concurrency)
-    is_limited = middle(fastest.turns[concurrency], lambda turn: turn.generator) > BUSY_GENERATOR
-    return _Score(CPU if is_limited else THROUGHPUT, concurrency)
+    return _Score(CPU if _is_limited(fastest, concurrency) else THROUGHPUT, concurrency)
+
+
+def _is_limited(one: Measured, concurrency: int) -> bool:
+    """Whether a variant could have done more than it was asked."""
+    return middle(one.turns[concurrency], lambda turn: turn.generator) > BUSY_GENERATOR
 
 
 def _throughput(turn: Turn) -> float:
@@ -220,7 +224,11 @@ def _without_slower(
 ) -> list[Measured]:
     """Leave out those that were not held back as the fastest was: to be cheap is not enough."""
     fastest = max(candidates, key=speed.of)
-    kept = [one for one in candidates if one is fastest or speed.is_equal(one, fastest)]
+    kept = [
+        one
+        for one in candidates
+        if _is_limited(one, speed.concurrency) or speed.is_equal(one, fastest)
+    ]
     reasons += [
         f"{one.variant.name} is {_describe_lead(speed.compare(one, fastest), speed.what)}"
         f"{_merit(one, fastest)}"
@@ -349,11 +357,7 @@ def _warn(able: Sequence[Measured], concurrency: int) -> list[str]:
     """Return what makes figures less than they seem."""
     every = [turn for one in able for turns in one.turns.values() for turn in turns]
     lines = []
-    limited = [
-        one.variant.name
-        for one in able
-        if middle(one.turns[concurrency], lambda turn: turn.generator) > BUSY_GENERATOR
-    ]
+    limited = [one.variant.name for one in able if _is_limited(one, concurrency)]
     if limited:
         lines.append(
             f"the load generator was the limit for {', '.join(limited)}: these could do more;"

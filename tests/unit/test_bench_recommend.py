@@ -300,6 +300,16 @@ def test_a_cheap_but_slow_one_does_not_win_where_the_generator_is_the_limit() ->
     assert "prefork 2 is 10.0 times slower" in said(advice)
 
 
+def test_who_could_have_done_more_is_not_called_slow() -> None:
+    """Where the generator held both back, their rates say nothing of them."""
+    advice = advise(
+        steady(THREAD, 10_000, cpu=4.0, generator=0.99),
+        steady(PREFORK, 8_000, cpu=1.6, generator=0.99),
+    )
+    assert advice.variant is PREFORK
+    assert "slower" not in said(advice)
+
+
 def test_at_a_rate_the_tail_decides() -> None:
     """All do what falls due, so the late are compared."""
     advice = advise(
