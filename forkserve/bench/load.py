@@ -127,8 +127,8 @@ class _Client:
         self.is_used = False  # whether an earlier request was answered on it
         self.latency = 0.0  # of that one
         self.has_heard = False  # whether anything has come since the request began
-        self.buffer = b""
-        self.unsent = b""
+        self.buffer = bytearray()
+        self.unsent = memoryview(b"")
         self.events = 0
 
 
@@ -352,7 +352,7 @@ class Load:
                         client.has_heard = True
                         continue
                     elif isinstance(step, ReadToEnd):
-                        answer, client.buffer = client.buffer, b""
+                        answer, client.buffer = bytes(client.buffer), bytearray()
                     else:
                         return self._end_early(client)
                 if not self._next_step(client, answer):
@@ -434,7 +434,7 @@ class Load:
             self._end_scripts(client, f"a conversation in datagrams yielded {step!r}")
             return False
         if isinstance(step, Send):
-            client.unsent = step.data
+            client.unsent = memoryview(step.data)
         return True
 
     def _end_request(self, client: _Client) -> None:
@@ -513,5 +513,6 @@ def _take(step: Step, client: _Client) -> bytes | None:
         end = len(buffer)
     else:
         return None
-    client.buffer = buffer[end:]
-    return buffer[:end]
+    taken = bytes(buffer[:end])
+    del buffer[:end]
+    return taken

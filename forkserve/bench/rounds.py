@@ -23,7 +23,7 @@ from typing import Any
 from forkserve.bench.conversation import Converse, ScriptError
 from forkserve.bench.figures import percentile
 from forkserve.bench.load import OUTCOMES, Order, Result
-from forkserve.bench.server import Server, ServerFailed
+from forkserve.bench.server import Server, ServerFailed, not_outliving_us
 from forkserve.bench.usage import cpu_seconds, machine_cpu_seconds, memory, run_delay
 
 RESERVE = 50  # descriptors of a client process beside its connections
@@ -126,7 +126,10 @@ class Generator:
         if self.cpus is not None:
             command = ["taskset", "-c", ",".join(map(str, self.cpus)), *command]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+            not_outliving_us(command, "KILL"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
         )
         self.running.append(process)
         assert process.stdin

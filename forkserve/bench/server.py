@@ -1,10 +1,12 @@
 """Start a server as a user would, know where it listens, and stop it."""
 
 import contextlib
+import errno
 import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,17 @@ BOOT_TIMEOUT = 20.0
 STOP_TIMEOUT = 40.0
 STRAY_TIMEOUT = 10.0
 REMEMBERED = 100_000  # lines that a server has said
+
+
+def not_outliving_us(command: Sequence[str], name: str) -> list[str]:
+    """Return a command whose process gets this signal if we are killed (setpriv(1)).
+
+    Raises FileNotFoundError.
+    """
+    if shutil.which(command[0]) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", name, *command] if setpriv else list(command)
 
 
 def end_strays() -> None:
@@ -177,7 +190,7 @@ class Server:
             os.sched_setaffinity(0, self.cpus)  # inherited
         try:
             return subprocess.Popen(
-                self.command,
+                not_outliving_us(self.command, "TERM"),
                 cwd=self.folder,
                 env=None if self.environment is None else {**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
