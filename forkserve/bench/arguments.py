@@ -12,6 +12,7 @@ from forkserve.bench.conversation import Script
 from forkserve.log import write_line
 from forkserve.settings import OPTIONS, Mode, count_cpus
 
+FEWEST = 20  # requests in a turn at a rate
 QUESTION = b"x" * 63 + b"\n"
 CHOSEN_BY_US = {"bind": "-b", "mode": "--modes", "workers": "--workers", "threads": "--threads"}
 EXAMPLES = """\
@@ -79,6 +80,11 @@ def parse(arguments: Sequence[str]) -> Plan:
     for name, full, small in (("rounds", 5, 3), ("seconds", 1.0, 0.4)):
         if given[name] is None:
             given[name] = small if quick else full
+    if given["rate"] and given["rate"] * given["seconds"] < FEWEST:
+        parser.error(
+            f"--rate {given['rate']:g} gives fewer than {FEWEST} requests in a turn of"
+            f" {given['seconds']:g} s: ask for more --seconds"
+        )
     return Plan(**given, options=tuple(options))
 
 
@@ -254,8 +260,10 @@ def _modes(text: str) -> tuple[Mode, ...]:
 
 
 def _address(text: str) -> str:
-    scheme = text.partition("://")[0]
     parse_address(text)
+    if "://" not in text:
+        text = f"tcp://{text}"
+    scheme = text.partition("://")[0]
     if scheme not in ("tcp", "unix", "udp", "unixgram"):
         raise ValueError(f"{text!r} does not begin with tcp://, unix://, udp:// or unixgram://")
     return text

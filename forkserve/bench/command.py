@@ -71,8 +71,10 @@ def _report(session: Session, plan: Plan, surroundings: dict[str, Any]) -> None:
     measured = list(session.measured.values())
     found = recommend(measured, session.profile, idle=plan.idle, is_open_loop=plan.rate > 0)
     if not session.is_whole:
-        rounds = max((len(t) for one in measured for t in one.turns.values()), default=0)
-        _print(f"interrupted: this is what {rounds} of {plan.rounds} rounds have shown\n")
+        turns = sum(len(found) for one in measured for found in one.turns.values())
+        able = sum(not one.excluded for one in measured)
+        steps = able * len(plan.concurrency) * plan.rounds
+        _print(f"interrupted: this is what {turns} of {steps} turns have shown\n")
     for table in show.make_tables(measured, plan.concurrency):
         _print(table.as_text() + "\n")
     _print(_describe(found, plan))

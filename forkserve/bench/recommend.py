@@ -17,8 +17,10 @@ STARVED = 10.0  # so many times another's p99 says that some clients are left wa
 UNEQUAL = 5.0  # if it is so many times the same mode's median: else all clients wait alike
 BUSY_GENERATOR = 0.9
 BUSY_ELSEWHERE = 0.15  # CPUs
+MUCH_ELSEWHERE = 0.5
 DIFFER = 0.25  # of the median, between the slowest and the fastest round
 DIFFERING_SHOWN = 3
+DELAYED = 0.1  # of a connection's time
 LEAST = 1e-9  # what is nothing is taken for this, where something is divided by it
 
 
@@ -41,6 +43,11 @@ class Profile:
         """The share in which neither side is on a CPU: the handler waits for something else."""
         known = self.server + self.client + self.delay
         return max(0.0, 1.0 - known / max(self.latency, LEAST))
+
+    @property
+    def delay_share(self) -> float:
+        """The share in which one of them could have run and had no CPU."""
+        return min(1.0, self.delay / max(self.latency, LEAST))
 
 
 @dataclass(slots=True)
@@ -205,8 +212,8 @@ def _without_starving(
     soonest = min(late.values())
     kept = [one for one in candidates if not _starves(one, concurrency, soonest)]
     reasons += [
-        f"{one.variant.name} lets clients starve: up to {show_time(late[one.variant.name])},"
-        f" elsewhere {show_time(soonest)}"
+        f"{one.variant.name} makes some clients wait {show_time(late[one.variant.name])} (the best"
+        f" mode: {show_time(soonest)})"
         for one in candidates
         if one not in kept
     ]
@@ -265,8 +272,10 @@ def _describe_profile(profile: Profile, chosen: Variant) -> str:
     what = {Mode.THREAD: "threads", Mode.PREFORK: "prefork"}.get(chosen.mode, str(chosen.mode))
     if chosen.mode is Mode.PREFORK and waiting < MOSTLY:
         what += f", {chosen.workers} workers" if chosen.workers > 1 else ""
+    delayed = profile.delay_share
+    queued = f", {delayed:.0%} waiting for a CPU that others had" if delayed > DELAYED else ""
     return (
-        f"{waiting:.0%} of a connection is spent waiting, {processor:.0%} on the processor"
+        f"{waiting:.0%} of a connection is spent waiting, {processor:.0%} on the processor{queued}"
         f" ({show_time(profile.latency)} alone): {what}"
     )
 
@@ -332,30 +341,35 @@ def _how_sure(
     measured: Sequence[Measured],
 ) -> str:
     rivals = [one for one in candidates if one is not chosen]
+    rounds = len(chosen.turns[score.concurrency])
     if any(not one.excluded and not one.turns.get(score.concurrency) for one in measured):
         return "not sure: some modes have not been measured"
+    if len(measured) == 1:
+        return "not compared: no other mode was measured"
+    if rounds < 3:
+        return f"not sure: the rounds are too few ({rounds})"
     if not rivals:
-        only = len(measured) == 1
-        return (
-            "not compared: no other mode was measured" if only else "sure: nothing else could do it"
-        )
+        return "sure: no other mode comes near"
     nearest = max(rivals, key=score.of)
     found = score.compare(chosen, nearest)
-    rounds = len(chosen.turns[score.concurrency])
     name = nearest.variant.name
     detail = f"{score.describe(found, chosen.variant.name, name)} in {rounds} rounds"
-    if rounds < 3:
-        return f"not sure: {rounds} round(s) only"
     if found.is_noisy and not found.tells_apart:
         return f"not sure: the machine was too noisy to tell it from {name} ({detail})"
     if abs(found.median - 1) <= EQUAL or not found.tells_apart:
         return f"fairly sure: {name} performs alike ({detail}), and what is named above decides"
+    if _busy_elsewhere([chosen, nearest]) > MUCH_ELSEWHERE:
+        return f"not sure, since other programs had much of the CPUs: {detail}"
     return f"sure: {detail}"
+
+
+def _busy_elsewhere(some: Sequence[Measured]) -> float:
+    """Return how many CPUs were busy with something else."""
+    return median(t.elsewhere for one in some for turns in one.turns.values() for t in turns)
 
 
 def _warn(able: Sequence[Measured], concurrency: int) -> list[str]:
     """Return what makes figures less than they seem."""
-    every = [turn for one in able for turns in one.turns.values() for turn in turns]
     lines = []
     limited = [one.variant.name for one in able if _is_limited(one, concurrency)]
     if limited:
@@ -363,7 +377,7 @@ def _warn(able: Sequence[Measured], concurrency: int) -> list[str]:
             f"the load generator was the limit for {', '.join(limited)}: these could do more;"
             " compare their CPU a connection, or use more --clients"
         )
-    elsewhere = median(turn.elsewhere for turn in every)
+    elsewhere = _busy_elsewhere(able)
     if elsewhere > BUSY_ELSEWHERE:
         lines.append(
             f"{elsewhere:.1f} CPUs were busy with something else: a quiet machine tells more"

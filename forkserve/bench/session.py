@@ -72,12 +72,14 @@ class Session:
             self._measure_alone()
             for one in self.measured.values():
                 one.excluded = self._foresee_idle(one)
+            self._require_able()
             steps = len(self._able()) * len(self.plan.concurrency) * self.plan.rounds
             with Progress(steps) as progress:
                 for number in range(self.plan.rounds):
                     for concurrency in self.plan.concurrency:
                         for name in shuffled(self._able(), number):
                             progress.step(self._measure(name, concurrency))
+            self._require_able()
             self.is_whole = True
 
     def _measure(self, name: str, concurrency: int) -> str:
@@ -87,13 +89,18 @@ class Session:
         try:
             turn = self._take_turn(one, concurrency)
         except _Overwhelmed as reason:
-            one.excluded = f"none is served: {reason}"
+            one.excluded = str(reason)
             return f"{what}: {reason}"
         one.turns.setdefault(concurrency, []).append(turn)
         return f"{what}: {turn.throughput:.0f} a second"
 
     def _able(self) -> list[str]:
         return [name for name, one in self.measured.items() if not one.excluded]
+
+    def _require_able(self) -> None:
+        if not self._able():
+            whys = (f"{name}: {one.excluded}" for name, one in self.measured.items())
+            raise BenchError(f"no mode serves this load; {'; '.join(whys)}")
 
     # -- servers
 
@@ -102,7 +109,11 @@ class Session:
         names = list(self.measured)
         raise_limit(self.plan.idle + max(self.plan.concurrency) + RESERVE)  # for servers, too
         with self._starting(names[0]) as first:
-            self.converse = self._find_conversation(first)
+            try:
+                self.converse = self._find_conversation(first)
+            except BenchError as error:
+                error.said = error.said or _errors_of(first)
+                raise
         self._generator = Generator(self.converse, clients=self.plan.clients)
         if not self.plan.is_fixed:
             for name in names:
@@ -225,8 +236,8 @@ class Session:
             if turn.failures:
                 server.ends_within(LATE_WORDS)
             one.deaths += _count_deaths(server) - deaths
-            if self.plan.idle and not turn.ok and turn.failures.keys() <= UNSERVED:
-                raise _Overwhelmed(f"no answer beside {self.plan.idle} idle connections")
+            if turn.failures and turn.failures.keys() <= UNSERVED and not self._is_datagram():
+                raise _Overwhelmed(_describe_overload(turn, self.plan, concurrency))
             return self._check(one, turn, server)
 
     def _turn(self, server: Server, order: Order) -> Turn:
@@ -241,13 +252,19 @@ class Session:
         """Raise Spoiled for a turn whose failures a worker's death does not explain."""
         excused = BY_CRASH if _count_deaths(server) else ()
         wrong = {what: count for what, count in turn.failures.items() if what not in excused}
-        if self.bind.startswith(("udp", "unixgram")):
+        if self._is_datagram():
             wrong.pop("unanswered", None)  # a datagram may get lost; the table says how many
         if wrong or not turn.ok:
-            said = ", ".join(f"{count} {what}" for what, count in wrong.items()) or "nothing"
-            complaint = f": {turn.complaint}" if turn.complaint else ""
-            raise Spoiled(f"{one.variant.name}: {said} beside {turn.ok} good answers{complaint}")
+            said = ", ".join(f"{what} {count}" for what, count in wrong.items()) or "no answer"
+            complaint = f" ({turn.complaint})" if turn.complaint else ""
+            raise Spoiled(
+                f"{one.variant.name}: {said}{complaint}, beside {turn.ok} good answers",
+                said=_errors_of(server),
+            )
         return turn
+
+    def _is_datagram(self) -> bool:
+        return self.bind.startswith(("udp", "unixgram"))
 
     # -- idle connections
 
@@ -315,6 +332,20 @@ def _steady_memory(server: Server) -> int:
             return now
         last = now
     return last
+
+
+def _describe_overload(turn: Turn, plan: Plan, concurrency: int) -> str:
+    """Return what a mode could not cope with."""
+    load = f"{plan.rate:g} requests a second" if plan.rate else f"{concurrency} clients"
+    beside = f" beside {plan.idle} idle connections" if plan.idle else ""
+    late = f"{turn.failed} of {turn.failed + turn.ok} got no answer in time"
+    return f"does not cope with {load}{beside}: {late}"
+
+
+def _errors_of(server: Server) -> str:
+    """Return the server's log from its first error on."""
+    before, found, after = server.said().partition(" [ERROR] ")
+    return before.rpartition("\n")[2] + found + after if found else ""
 
 
 def _count_deaths(server: Server) -> int:

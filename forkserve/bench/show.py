@@ -84,7 +84,7 @@ def make_charts(measured: Sequence[Measured], concurrency: Sequence[int]) -> lis
         chart("Median latency", "ms", lambda turn: turn.p50 * 1e3, is_logarithmic=True),
         chart("99th percentile", "ms", lambda turn: turn.p99 * 1e3, is_logarithmic=True),
         chart("99.9th percentile", "ms", lambda turn: turn.p999 * 1e3, is_logarithmic=True),
-        chart("CPU a request", "us", lambda turn: turn.cpu_each * 1e6, is_logarithmic=True),
+        chart("CPU each", "us", lambda turn: turn.cpu_each * 1e6, is_logarithmic=True),
         chart("Memory under load", "MB", lambda turn: turn.memory / 1e6),
     ]
     shared = [one for one in measured if len(one.served_by) > 1]

@@ -263,7 +263,7 @@ def test_a_busy_machine_is_named() -> None:
 def test_two_rounds_are_too_few_to_be_sure() -> None:
     """With two rounds even a manifold lead is not called sure."""
     advice = advise(measured(THREAD, 100, 100), measured(PREFORK, 1000, 1000))
-    assert advice.sureness == "not sure: 2 round(s) only"
+    assert advice.sureness == "not sure: the rounds are too few (2)"
 
 
 def test_a_profile_that_is_not_known_is_not_made_up() -> None:
@@ -332,7 +332,7 @@ def test_a_mode_in_which_clients_starve_is_left_out() -> None:
         steady(THREAD, 2000, p50=0.01, p99=0.02),
     )
     assert advice.variant is THREAD
-    assert "prefork 2 lets clients starve: up to 2.00 s, elsewhere 20.0 ms" in advice.reasons
+    assert "prefork 2 makes some clients wait 2.00 s (the best mode: 20.0 ms)" in advice.reasons
 
 
 def test_on_kept_connections_the_slowest_shows_who_starves() -> None:
@@ -342,7 +342,7 @@ def test_on_kept_connections_the_slowest_shows_who_starves() -> None:
         steady(THREAD, 5000, p50=0.001, p99=0.004, slowest=0.01),
     )
     assert advice.variant is THREAD
-    assert "prefork 2 lets clients starve: up to 980 ms, elsewhere 4.00 ms" in advice.reasons
+    assert "prefork 2 makes some clients wait 980 ms (the best mode: 4.00 ms)" in advice.reasons
 
 
 def test_one_that_is_slow_for_everybody_is_called_slow() -> None:
@@ -402,7 +402,7 @@ def test_one_mode_alone_is_not_called_the_only_one_that_could() -> None:
 def test_the_only_one_that_could_serve_is_sure() -> None:
     """Where all others were excluded there is no doubt."""
     prefork = Measured(PREFORK, excluded="none is served")
-    assert advise(steady(THREAD, 1000), prefork).sureness == "sure: nothing else could do it"
+    assert advise(steady(THREAD, 1000), prefork).sureness == "sure: no other mode comes near"
 
 
 # -- whatever the figures are
