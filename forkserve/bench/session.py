@@ -14,9 +14,6 @@ from forkserve.bench.conversation import (
     DatagramExchange,
     Exchange,
     Script,
-    ScriptError,
-    Step,
-    WrongAnswer,
 )
 from forkserve.bench.errors import BenchError, Spoiled
 from forkserve.bench.idle import RESERVE, holding, raise_limit
@@ -190,7 +187,6 @@ class Session:
         send = self.plan.send
         if isinstance(send, Script):
             send.load()
-            _try_first_step(send)
             return send
         exchange = _find_exchange(server, send)
         if self.plan.requests != 1 and not exchange.can_be_repeated:
@@ -298,16 +294,6 @@ def _holding(server: Server, count: int) -> Iterator[None]:
         except OSError as error:
             raise _Overwhelmed(f"cannot hold {count} connections: {error}") from None
         yield
-
-
-def _try_first_step(script: Script) -> None:
-    """Raise ScriptError where a script does not yield what a client can do."""
-    try:
-        step = next(script(1), None)
-    except WrongAnswer:
-        return  # it may be right in the place of a client
-    if step is not None and not isinstance(step, Step):
-        raise ScriptError(f"{script.path} yields {step!r}, which is no step of forkserve.bench")
 
 
 def _find_exchange(server: Server, question: bytes) -> Exchange | DatagramExchange:
