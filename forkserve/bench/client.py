@@ -15,7 +15,10 @@ def main() -> None:
     """Do as told on standard input, and write the result to standard output."""
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a script of the user's prints is no part of the result
-    order, converse = pickle.load(sys.stdin.buffer)
+    try:
+        order, converse = pickle.load(sys.stdin.buffer)
+    except EOFError:
+        return  # who began us was interrupted before there was an order
     load = Load(order, converse)
     signal.signal(signal.SIGTERM, load.stop)
     with output:
