@@ -11,7 +11,8 @@ from forkserve.bench.arguments import Plan, parse
 from forkserve.bench.conversation import Script, ScriptError
 from forkserve.bench.conversation import show as show_bytes_sent
 from forkserve.bench.errors import BenchError
-from forkserve.bench.recommend import Measured, Recommendation, recommend
+from forkserve.bench.measured import Measured
+from forkserve.bench.recommend import Recommendation, recommend
 from forkserve.bench.server import ServerFailed, end_strays
 from forkserve.bench.session import Session
 from forkserve.bench.variants import make_variants

@@ -18,9 +18,9 @@ from forkserve.bench.conversation import (
 from forkserve.bench.errors import BenchError, Spoiled
 from forkserve.bench.idle import RESERVE, holding, raise_limit
 from forkserve.bench.load import Order
+from forkserve.bench.measured import Measured, Profile
 from forkserve.bench.probe import find_exchange
 from forkserve.bench.progress import Progress
-from forkserve.bench.recommend import Measured, Profile
 from forkserve.bench.rounds import Generator, LoadFailed, Turn, shuffled, take_turn
 from forkserve.bench.server import Server, ServerFailed, forkserve_command
 from forkserve.bench.usage import available_memory, memory

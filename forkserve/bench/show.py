@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from forkserve.bench.chart import Chart
-from forkserve.bench.recommend import Measured, Profile, Recommendation
+from forkserve.bench.measured import Measured, Profile
+from forkserve.bench.recommend import Recommendation
 from forkserve.bench.rounds import Turn, middle
 from forkserve.bench.table import Table, show_bytes, show_count, show_time
 

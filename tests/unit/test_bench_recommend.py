@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forkserve.bench.recommend import Measured, Profile, Recommendation, recommend
+from forkserve.bench.measured import Measured, Profile
+from forkserve.bench.recommend import Recommendation, recommend
 from forkserve.bench.rounds import Turn
 from forkserve.bench.variants import Variant, make_variants
 from forkserve.settings import Mode

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forkserve.bench.recommend import Measured, Profile, recommend
+from forkserve.bench.measured import Measured, Profile
+from forkserve.bench.recommend import recommend
 from forkserve.bench.rounds import Turn
 from forkserve.bench.show import as_json, describe_turn, fairness, make_charts, make_tables
 from forkserve.bench.variants import make_variants

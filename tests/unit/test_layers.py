@@ -18,6 +18,9 @@ ROWS = (
     ("bench.command",),
     ("bench.session", "bench.show"),
     ("bench.recommend",),
+    ("bench.reasons",),
+    ("bench.score",),
+    ("bench.measured",),
     ("bench.rounds", "bench.idle", "bench.probe", "bench.client"),
     (
         "bench.arguments",
