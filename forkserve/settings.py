@@ -74,7 +74,9 @@ class Option(NamedTuple):
         return "FORKSERVE_" + self.name.upper()
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def whole(least: int) -> Callable[[str], int]:
+    """Return what takes a whole number, from this one up, and raises ValueError for all else."""
+
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit()) or int(text) < least:
             raise ValueError(f"{text!r} is not a whole number from {least} up")
@@ -107,7 +109,7 @@ def _mode(text: str) -> Mode:
 
 
 def _workers(text: str) -> int | None:
-    return None if text == "auto" else _whole(1)(text)
+    return None if text == "auto" else whole(1)(text)
 
 
 def _addresses(text: str) -> tuple[str, ...]:
@@ -152,20 +154,20 @@ OPTIONS = (
     ),
     Option(
         "threads",
-        _whole(1),
+        whole(1),
         "K",
         "threads a worker: the bound in thread mode; in prefork mode, so many at a time",
     ),
-    Option("spare", _whole(0), "K", "process mode: so many processes forked ahead"),
+    Option("spare", whole(0), "K", "process mode: so many processes forked ahead"),
     Option(
         "connections_per_child",
-        _whole(1),
+        whole(1),
         "N",
         "process mode: a process serves so many connections, one after another",
     ),
     Option(
         "max_connections",
-        _whole(1),
+        whole(1),
         "N",
         "the whole server's bound; further clients wait in the backlog",
     ),
@@ -194,12 +196,12 @@ OPTIONS = (
     Option("reload", _switch, "", "load the code again when a file of it changes"),
     Option(
         "bind_retries",
-        _whole(0),
+        whole(0),
         "N",
         "try so many times more, 0.2 s apart, while an address is in use",
     ),
     Option(
-        "ready_fd", _whole(0), "FD", "when ready, write the addresses to this descriptor, close it"
+        "ready_fd", whole(0), "FD", "when ready, write the addresses to this descriptor, close it"
     ),
     Option(
         "log_level", _choice(tuple(LEVELS)), "LEVEL", ", ".join(LEVELS) + ": least to be logged"

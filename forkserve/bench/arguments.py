@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from forkserve.address import parse_address
 from forkserve.bench.conversation import Script
 from forkserve.log import write_line
-from forkserve.settings import OPTIONS, Mode, count_cpus
+from forkserve.settings import OPTIONS, Mode, count_cpus, whole
 
 FEWEST = 20  # requests in a turn at a rate
 QUESTION = b"x" * 63 + b"\n"
@@ -153,14 +153,14 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--requests",
-        type=_valid(_number(0)),
+        type=_valid(whole(0)),
         default=1,
         metavar="N",
         help="requests on each connection, 0: as many as there is time for [default: 1]",
     )
     add(
         "--idle",
-        type=_valid(_number(0)),
+        type=_valid(whole(0)),
         default=0,
         metavar="N",
         help="hold so many idle connections beside the load [default: 0]",
@@ -190,12 +190,12 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--clients",
-        type=_valid(_number(1)),
+        type=_valid(whole(1)),
         default=1,
         metavar="N",
         help="client processes that make the load [default: 1]",
     )
-    add("--rounds", type=_valid(_number(1)), metavar="N", help="[default: 5, 3 with --quick]")
+    add("--rounds", type=_valid(whole(1)), metavar="N", help="[default: 5, 3 with --quick]")
     add(
         "--seconds",
         type=_valid(_positive),
@@ -227,17 +227,8 @@ def _valid(parse_text: Callable[[str], Any]) -> Callable[[str], Any]:
     return check
 
 
-def _number(least: int) -> Callable[[str], int]:
-    def parse_number(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text) < least:
-            raise ValueError(f"{text!r} is not a whole number from {least} up")
-        return int(text)
-
-    return parse_number
-
-
 def _numbers(least: int) -> Callable[[str], tuple[int, ...]]:
-    one = _number(least)
+    one = whole(least)
     return lambda text: tuple(sorted({one(part) for part in text.split(",")}))
 
 
