@@ -23,10 +23,12 @@ from forkserve.bench.probe import find_exchange
 from forkserve.bench.progress import Progress
 from forkserve.bench.rounds import Generator, LoadFailed, Turn, shuffled, take_turn
 from forkserve.bench.server import Server, ServerFailed, forkserve_command
+from forkserve.bench.table import show_bytes
 from forkserve.bench.usage import available_memory, memory
 from forkserve.bench.variants import Variant
 from forkserve.settings import Mode
 
+MOST_PROCESSES = 1000  # of idle connections; to fork more would take longer than all else
 SAMPLE = 50  # idle connections from which the memory of all of them is foreseen
 WARM_UP = 0.3
 LATE_WORDS = 0.5  # seconds for a server to say that a worker has died
@@ -278,11 +280,11 @@ class Session:
             with _holding(server, SAMPLE):
                 one.idle_each = (_steady_memory(server) - before) / SAMPLE
         wanted, free = one.idle_each * idle, available_memory()
-        if wanted <= free / 2:
+        if idle <= MOST_PROCESSES and wanted <= free / 2:
             return ""
         return (
-            f"{idle} processes of {one.idle_each / 1e6:.1f} MB each would take"
-            f" {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+            f"not tried: {idle} processes of {show_bytes(one.idle_each)} each would take"
+            f" {show_bytes(wanted)}, and {show_bytes(free)} are free"
         )
 
 
