@@ -21,6 +21,7 @@ from tests.endurance.deaths import (
     expect_words,
     is_dissolved,
     leader_of,
+    worker_count,
     workers_of,
 )
 from tests.endurance.load import Load
@@ -197,6 +198,8 @@ def retire(mode: Mode, sizes: Hangs, found: Findings) -> None:
     flags = ("--connection-timeout", f"{TIMEOUT:g}", "--drain-timeout", "1")
     with running(HANGING, *mode.arguments, *flags, expect=EXPECT) as server:
         for _ in range(sizes.count):
+            count = worker_count(mode)
+            becomes(count, lambda: len(workers_of(server)), 10)  # the last ones may still leave
             before = set(workers_of(server))
             with Load(server.address, clients=4) as load:
                 with hanging(server, IN_HANDLER[0]) as client:
@@ -204,7 +207,7 @@ def retire(mode: Mode, sizes: Hangs, found: Findings) -> None:
                 eventually(partial(_has_replacement, server, before), 30)
                 load.wait_for_more(50)
             found.promise_no_failure(load)
-            becomes(len(before), lambda: len(workers_of(server)), 10)
+            becomes(count, lambda: len(workers_of(server)), 10)
             found.count("workers retired", 1)
 
 
