@@ -1,10 +1,12 @@
 """What the README shows is run as it stands there, only on a free port."""
 
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tests.support.server import running
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SHOUT, ASK, DATAGRAM, IN_PROCESS, SHOP = PROGRAMS
+SHOUT, ASK, DATAGRAM, IN_PROCESS, TALK, SHOP = PROGRAMS
 
 
 def shown(pattern: str) -> list[str]:
@@ -38,7 +40,7 @@ def split_run(words: list[str]) -> tuple[str, list[str]]:
 
 def test_the_first_command_serves_an_echo() -> None:
     """The README's first command serves from a bare checkout."""
-    target, flags = split_run(shown(r"examples/echo\.py"))
+    target, flags = split_run(shown(r"run examples/echo\.py"))
     with running(target, flags[1], cwd=TOP) as server:
         assert clients.ask(server.address, b"hello\n") == b"hello\n"
 
@@ -98,18 +100,50 @@ def test_the_handler_with_a_pool_answers(tmp_path: Path) -> None:
     assert answers == [b"(42,)"] * 5
 
 
+@cache
+def run_to_end(*arguments: str, cwd: Path = TOP) -> str:
+    """Return what a command of ours prints before it ends well."""
+    command = [sys.executable, "-m", "forkserve", *arguments]
+    return subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        timeout=170,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(TOP)},
+    ).stdout
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(180)
+def test_the_benchmark_recommends_a_mode() -> None:
+    """The README's benchmark of the echo prints tables and the command to type."""
+    words = shown(r"forkserve bench")
+    assert words[:3] == ["python3", "-m", "forkserve"]
+    assert "forkserve run examples/echo.py:Echo -m " in run_to_end(*words[3:])
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(180)
+def test_the_scripted_conversation_is_held(tmp_path: Path) -> None:
+    """The script of the README holds its conversation with a server that speaks first."""
+    (tmp_path / "talk.py").write_text(TALK)
+    (tmp_path / "greet.py").write_text(
+        """def greet(connection):
+    connection.send_all(b"220 ready\\r\\n")
+    assert connection.recv_until(b"\\n") == b"NOOP\\r\\n"
+    connection.send_all(b"250 OK\\r\\n")
+"""
+    )
+    flags = ["--modes", "thread", "--concurrency", "2", "--quick", "--send", "@talk.py"]
+    assert "use thread" in run_to_end("bench", "greet.py:greet", *flags, cwd=tmp_path)
+
+
 @pytest.mark.parametrize("name", re.findall(r"`(--[a-z-]+)[ `]", README))
 def test_every_flag_in_the_text_exists(name: str) -> None:
     """The README names no flag that the command does not know."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "forkserve", "run", "--help"],
-        capture_output=True,
-        text=True,
-        cwd=TOP,
-        timeout=30,
-        check=True,
-    )
-    assert name in answer.stdout
+    assert name in run_to_end("run", "--help") + run_to_end("bench", "--help")
 
 
 @pytest.mark.parametrize(
