@@ -306,7 +306,11 @@ class Presence:
         return CROWDED_PATIENCE if is_crowded else None
 
     def leave(self) -> None:
-        """Ring for the parent when fewer wait than it wants to have there."""
+        """Ring for the parent when fewer than half of those that it wants wait there.
+
+        Sooner would have it fork while this connection is being served, and on the same CPU more
+        often than not; a short connection has ended by then, and its end tells the parent too.
+        """
         self._slots[self._slot] = BUSY
-        if self._slots[:].count(AT_DOOR) < self._wanted:
+        if self._slots[:].count(AT_DOOR) * 2 < self._wanted:
             self._parent.ring()
