@@ -179,7 +179,8 @@ def test_cpus_and_environment_are_the_servers_own(command: Command, tmp_path: Pa
     """A server has the CPUs, folder and variables that it was given, and we keep ours."""
     ours = os.sched_getaffinity(0)
     one = min(ours)
-    body = "print(os.getcwd(), os.environ['COLOR'], os.sched_getaffinity(0))\nready()\nserve()"
+    told = "os.getcwd(), os.environ['COLOR'], os.sched_getaffinity(0)"
+    body = f"print({told}, flush=True)\nready()\nserve()"
     server = Server(command(body), {one}, folder=tmp_path, environment={"COLOR": "blue"})
     with server:
         assert os.sched_getaffinity(0) == ours
