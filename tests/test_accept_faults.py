@@ -9,6 +9,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,14 @@ def test_out_of_descriptors(mode: Mode, tmp_path: Path) -> None:
 def test_out_of_descriptors_with_a_connection_at_work(name: str) -> None:
     """Out of descriptors, a connection stays served, and its end lets the next one in (F01)."""
     mode = MODE[name]
-    with (
-        running(ACTS, mode.mode, "-w", "1", *mode.flags[2:]) as server,
-        clients.connect(server.address) as old,
-    ):
-        worker = int(clients.command(old, "pid"))
-        with out_of_descriptors([worker]), clients.several(server.address, 3) as waiting:
+    with running(ACTS, mode.mode, "-w", "1", *mode.flags[2:]) as server:
+        worker = int(clients.ask_line(server.address, "pid"))
+        settled(partial(processes.descriptors, worker))  # so that the next one is the lowest
+        with (
+            clients.connect(server.address) as old,
+            out_of_descriptors([worker]),
+            clients.several(server.address, 3) as waiting,
+        ):
             server.wait_for_line("EMFILE|Too many open files")
             assert clients.command(old, "echo fine") == "fine"
             old.close()
