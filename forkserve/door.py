@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -37,8 +38,9 @@ class Attendance(Protocol):
 class Door:
     """The listeners of one process, watched while there is room.
 
-    Several threads may wait here, each running accept_loop, without a lock: what they share are
-    single dictionary and epoll operations. ``linger`` takes over a connection that was served.
+    Several threads may wait here, each running accept_loop. On the way of a connection they take
+    no lock: what they share are single dictionary and epoll operations. ``linger`` takes over a
+    connection that was served.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Door:
         self._pulse = pulse
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._is_watching = False
+        self._turning = allocate_lock()  # taken to watch or not, when that changes
         self._paused_until = 0.0
         self._closing_at: float | None = None
         self._found_at = -1
@@ -176,16 +179,22 @@ class Door:
 
     def _watch(self, now: float) -> None:
         self.is_paused = now < self._paused_until
-        wanted = not (self.is_full or self.is_paused)
-        if wanted == self._is_watching:
+        if self._is_watching is self._wants_to_watch():
             return
-        self._is_watching = wanted
-        for descriptor in tuple(self._listeners):  # at a stop another thread may drop some
-            with contextlib.suppress(OSError):
-                if wanted:
-                    self._register(descriptor)
-                else:
-                    self._wait.unregister(descriptor)
+        with self._turning:  # else who lets go might do it after who comes back, and all be deaf
+            wanted = self._wants_to_watch()
+            if wanted is self._is_watching:
+                return
+            self._is_watching = wanted
+            for descriptor in tuple(self._listeners):  # at a stop another thread may drop some
+                with contextlib.suppress(OSError):
+                    if wanted:
+                        self._register(descriptor)
+                    else:
+                        self._wait.unregister(descriptor)
+
+    def _wants_to_watch(self) -> bool:
+        return not (self.is_full or self.is_paused)
 
     def _poll(self, timeout: float | None) -> list[int]:
         if self._pulse is None:

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from time import monotonic
@@ -123,6 +124,31 @@ def test_a_door_that_becomes_full_lets_go(
     wait.watch(wakeup.reader, stop.retire)
     wakeup.ring()
     assert door.wait() == []
+
+
+def test_who_lets_go_does_not_undo_that_another_watches_again(
+    listeners: list[FakeListener], make_door: MakeDoor, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that lets go while another comes to a door with room again leaves nobody deaf."""
+    door = make_door(listeners[0])
+    door.wait()
+    door.is_full = True
+    unregister = wait.unregister
+    another = threading.Thread(target=door.wait, daemon=True)
+
+    def somebody_leaves_meanwhile(descriptor: int) -> None:
+        monkeypatch.setattr(wait, "unregister", unregister)
+        door.is_full = False
+        another.start()
+        another.join(0.1)
+        unregister(descriptor)
+
+    monkeypatch.setattr(wait, "unregister", somebody_leaves_meanwhile)
+    waiting = threading.Thread(target=door.wait, daemon=True)
+    waiting.start()
+    waiting.join(5)
+    another.join(5)
+    assert [waiting.is_alive(), another.is_alive()] == [False, False]
 
 
 def test_a_held_door_is_full(listeners: list[FakeListener], make_door: MakeDoor) -> None:
