@@ -243,6 +243,15 @@ class Door:
         with contextlib.suppress(OSError):  # at a stop another thread may close it meanwhile
             self._wait.unregister(descriptor)
             self._register(descriptor)
+        if not self._is_watching or descriptor not in self._listeners:
+            self._let_go_again(descriptor)
+
+    def _let_go_again(self, descriptor: int) -> None:
+        """Undo a registration that another thread, who has let go meanwhile, could not see."""
+        with self._turning:
+            if not self._is_watching or descriptor not in self._listeners:
+                with contextlib.suppress(OSError):
+                    self._wait.unregister(descriptor)
 
     def _register(self, descriptor: int) -> None:
         try:

@@ -151,6 +151,26 @@ def test_who_lets_go_does_not_undo_that_another_watches_again(
     assert [waiting.is_alive(), another.is_alive()] == [False, False]
 
 
+def test_who_goes_to_the_end_of_the_line_does_not_undo_that_another_lets_go(
+    listeners: list[FakeListener], make_door: MakeDoor, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that lets go while another renews its turn is not woken all the same."""
+    door = make_door(listeners[0], is_shared=True)
+    unregister = wait.unregister
+
+    def another_lets_go_meanwhile(descriptor: int) -> None:
+        monkeypatch.setattr(wait, "unregister", unregister)
+        unregister(descriptor)
+        door.is_full = True
+        another = threading.Thread(target=door._watch, args=[monotonic()])
+        another.start()
+        another.join()
+
+    monkeypatch.setattr(wait, "unregister", another_lets_go_meanwhile)
+    assert door.wait() == [listeners[0]]
+    assert wait.poll(0) == []
+
+
 def test_a_held_door_is_full(listeners: list[FakeListener], make_door: MakeDoor) -> None:
     """Whoever holds the door has reasons that the number of lingering peers cannot overrule."""
     door = make_door(listeners[0])
