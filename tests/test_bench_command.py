@@ -143,14 +143,16 @@ def test_the_first_example_of_the_help_takes_less_than_a_minute() -> None:
 def test_a_unix_socket_is_served_by_one_mode_after_the_other(tmp_path: Path) -> None:
     """Only one server at a time has the path, and the last takes it away."""
     path = tmp_path / "bench.sock"
-    advise(ECHO, *SMALL, "--modes", "thread,process", "-b", f"unix://{path}")
+    printed = advise(ECHO, *SMALL, "--modes", "thread,process", "-b", f"unix://{path}")
+    assert recommended(printed).endswith(f" -b unix://{path}")
     assert not path.exists()
 
 
 @heavy
 def test_a_handler_of_datagrams_needs_no_address() -> None:
     """It is measured over UDP where nothing is said."""
-    assert "use " in advise(DATAGRAMS, *SMALL, "--modes", "thread,prefork")
+    printed = advise(DATAGRAMS, *SMALL, "--modes", "thread,prefork")
+    assert recommended(printed).endswith(" -b udp://127.0.0.1:0")
 
 
 @heavy
@@ -365,6 +367,12 @@ def test_a_folder_that_is_not_there() -> None:
     """A path that no server can listen on is named, with the reason."""
     done = bench(ECHO, *ONE_MODE, "-b", "unix:///nonexistent/bench.sock")
     assert_refused(done, "unix:///nonexistent/bench.sock: No such file or directory")
+
+
+def test_standard_output_that_is_closed_is_said_before_anything_is_measured() -> None:
+    """What cannot be printed need not be measured."""
+    done = bench(ECHO, *ONE_MODE, under=("sh", "-c", 'exec "$@" >&-', "sh"))
+    assert (done.returncode, done.stderr) == (1, "forkserve: error: standard output is closed\n")
 
 
 def test_a_malformed_command_is_one_line() -> None:

@@ -65,6 +65,19 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+class _Once(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"argument {option}: given twice; one address is measured at a time")
+        setattr(namespace, self.dest, values)
+
+
 def parse(arguments: Sequence[str]) -> Plan:
     """Return the plan of a command line; ends the program with 2 where that is malformed."""
     ours, options = list(arguments), []
@@ -206,6 +219,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "-b",
         "--bind",
+        action=_Once,
         type=_valid(_address),
         metavar="ADDRESS",
         help="tcp://, unix://, udp:// or unixgram://; port 0 lets the servers stand at the same"

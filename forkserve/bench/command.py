@@ -14,7 +14,7 @@ from forkserve.bench.errors import BenchError
 from forkserve.bench.measured import Measured
 from forkserve.bench.recommend import Recommendation, recommend
 from forkserve.bench.server import ServerFailed, end_strays
-from forkserve.bench.session import Session
+from forkserve.bench.session import ANYWHERE, Session
 from forkserve.bench.variants import make_variants
 from forkserve.errors import ForkserveError
 from forkserve.log import write_line
@@ -25,6 +25,8 @@ INTERRUPTED = 130  # what a shell says of a program that Ctrl-C has ended
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print, and return the exit status; never raises but SystemExit."""
+    if sys.stdout is None:
+        return _fail(BenchError("standard output is closed"))
     try:
         return _bench(parse(arguments))
     except KeyboardInterrupt:
@@ -76,29 +78,30 @@ def _report(session: Session, plan: Plan, surroundings: dict[str, Any]) -> None:
         able = sum(not one.excluded for one in measured)
         steps = able * len(plan.concurrency) * plan.rounds
         _print(f"interrupted: this is what {turns} of {steps} turns have shown\n")
-    for table in show.make_tables(measured, plan.concurrency):
+    for table in show.make_tables(measured, plan.concurrency, are_kept=plan.requests != 1):
         _print(table.as_text() + "\n")
-    _print(_describe(found, plan))
+    command = "" if found is None else _command(found, plan, session.bind)
+    _print(_describe(found, command))
     if plan.json is not None:
         values = {
             "target": plan.target,
             "load": _describe_load(plan),
             "environment": surroundings,
-            "command": None if found is None else _command(found, plan),
+            "command": command or None,
             "is_whole": session.is_whole,
             **show.as_json(measured, session.profile, found),
         }
         plan.json.write_text(json.dumps(values, indent=1) + "\n")
     if plan.html is not None:
-        plan.html.write_text(_make_page(plan, measured, found, surroundings))
+        plan.html.write_text(_make_page(plan, measured, found, command, surroundings))
 
 
-def _describe(found: Recommendation | None, plan: Plan) -> str:
+def _describe(found: Recommendation | None, command: str) -> str:
     if found is None:
         return "nothing was measured"
     lines = [
         f"use {found.variant.name}:",
-        f"  {_command(found, plan)}",
+        f"  {command}",
         *found.reasons,
         found.sureness,
     ]
@@ -106,8 +109,11 @@ def _describe(found: Recommendation | None, plan: Plan) -> str:
     return "\n  ".join(lines)
 
 
-def _command(found: Recommendation, plan: Plan) -> str:
-    return shlex.join(["forkserve", "run", plan.target, *found.variant.flags, *plan.options])
+def _command(found: Recommendation, plan: Plan, bind: str) -> str:
+    address = () if bind == ANYWHERE else ("-b", bind)
+    return shlex.join(
+        ["forkserve", "run", plan.target, *found.variant.flags, *address, *plan.options]
+    )
 
 
 def _describe_load(plan: Plan) -> str:
@@ -127,6 +133,7 @@ def _make_page(
     plan: Plan,
     measured: Sequence[Measured],
     found: Recommendation | None,
+    command: str,
     surroundings: dict[str, Any],
 ) -> str:
     from forkserve.bench.page import Heading, Text, render
@@ -134,9 +141,9 @@ def _make_page(
     parts: list[Any] = [Text(_describe_load(plan))]
     if found is not None:
         parts.append(Heading(f"Use {found.variant.name}", 2))
-        lines = (_command(found, plan), *found.reasons, found.sureness, *found.warnings)
+        lines = (command, *found.reasons, found.sureness, *found.warnings)
         parts += map(Text, lines)
-    parts += show.make_tables(measured, plan.concurrency)
+    parts += show.make_tables(measured, plan.concurrency, are_kept=plan.requests != 1)
     parts += show.make_charts(measured, plan.concurrency)
     return render(f"{plan.target} in every mode", parts, environment=surroundings)
 

@@ -38,12 +38,16 @@ def describe_idle(
     """Return what idle connections take in each variant, and who cannot hold them."""
     if not idle:
         return []
-    lines = [
-        f"{show_count(idle)} idle connections take {show_bytes(one.idle_each)} each in"
-        f" {one.variant.name}: {show_bytes(one.idle_each * idle)}"
-        for one in sorted(able, key=lambda one: one is not chosen)
-    ]
+    lines = [_describe_memory(one, idle) for one in sorted(able, key=lambda one: one is not chosen)]
     return lines + [f"{one.variant.name}: {one.excluded}" for one in measured if one.excluded]
+
+
+def _describe_memory(one: Measured, idle: int) -> str:
+    connections, name = f"{show_count(idle)} idle connections take", one.variant.name
+    if one.idle_each <= 0:  # what else the server gave back was more
+        return f"{connections} too little to be measured in {name}"
+    whole = show_bytes(one.idle_each * idle)
+    return f"{connections} {show_bytes(one.idle_each)} each in {name}: {whole}"
 
 
 def describe_rivals(chosen: Measured, candidates: Sequence[Measured], score: Score) -> list[str]:

@@ -28,6 +28,7 @@ from forkserve.bench.usage import available_memory, memory
 from forkserve.bench.variants import Variant
 from forkserve.settings import Mode
 
+ANYWHERE = "tcp://127.0.0.1:0"
 MOST_PROCESSES = 1000  # of idle connections; to fork more would take longer than all else
 SAMPLE = 50  # idle connections from which the memory of all of them is foreseen
 WARM_UP = 0.3
@@ -52,7 +53,7 @@ class Session:
 
     def __init__(self, plan: Plan, variants: Sequence[Variant]) -> None:
         self.plan = plan
-        self.bind = plan.bind or "tcp://127.0.0.1:0"
+        self.bind = plan.bind or ANYWHERE
         self.measured = {variant.name: Measured(variant) for variant in variants}
         self.profile: Profile | None = None
         self.is_whole = False

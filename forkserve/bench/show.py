@@ -12,14 +12,19 @@ from forkserve.bench.table import Table, show_bytes, show_count, show_time
 COLUMNS = ("requests/s", "p50", "p99", "p99.9", "CPU each", "memory", "failed")
 
 
-def make_tables(measured: Sequence[Measured], concurrency: Sequence[int]) -> list[Table]:
-    """Return a table for each concurrency, and one of how connections were shared."""
+def make_tables(
+    measured: Sequence[Measured], concurrency: Sequence[int], *, are_kept: bool
+) -> list[Table]:
+    """Return a table for each concurrency, and one of how connections were shared.
+
+    Kept connections are those of several requests: a place is taken as long as there are more.
+    """
     tables = [
         Table(
             f"{number} at a time" if number > 1 else "one at a time",
             ("mode", *COLUMNS),
             tuple(_row(one, number) for one in measured),
-            _notes(measured),
+            _notes(measured) + (_notes_of_turns(measured, number) if are_kept else ()),
         )
         for number in concurrency
         if any(one.turns.get(number) for one in measured)
@@ -34,6 +39,17 @@ def make_tables(measured: Sequence[Measured], concurrency: Sequence[int]) -> lis
 
 def _notes(measured: Sequence[Measured]) -> tuple[str, ...]:
     return tuple(f"{one.variant.name}: {one.excluded}" for one in measured if one.excluded)
+
+
+def _notes_of_turns(measured: Sequence[Measured], concurrency: int) -> tuple[str, ...]:
+    return tuple(
+        f"{one.variant.name}: serves {places} of {concurrency} kept connections at a time, the"
+        " others wait until one ends"
+        for one in measured
+        if one.turns.get(concurrency)
+        and (places := one.variant.places()) is not None
+        and places < concurrency
+    )
 
 
 def _row(one: Measured, concurrency: int) -> tuple[str, ...]:

@@ -125,6 +125,12 @@ def test_a_fixed_address_is_one_that_servers_must_take_in_turns(
     assert parse([TARGET, *(["-b", bind] if bind else [])]).is_fixed is is_fixed
 
 
+def test_a_second_address_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    """Only one is measured, and nobody would know which."""
+    told = refuse(capfd, "-b", "tcp://:1", "--bind", "unix:///s")
+    assert "argument --bind: given twice" in told
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -185,6 +186,15 @@ def test_idle_connections_are_for_threads() -> None:
     assert "5 000 idle connections take 24.0 kB each in prefork 2x32: 120 MB" in advice.reasons
     assert f"process: {process.excluded}" in advice.reasons
     assert f"prefork 2: {prefork.excluded}" in advice.reasons
+
+
+@pytest.mark.parametrize("idle_each", [0.0, -4096.0])
+def test_idle_connections_that_take_nothing_measurable(idle_each: float) -> None:
+    """What a server gives back meanwhile may be more than they take: no number of bytes then."""
+    thread = steady(THREAD, 3000)
+    thread.idle_each = idle_each
+    reasons = advise(thread, idle=3).reasons
+    assert "3 idle connections take too little to be measured in thread" in reasons
 
 
 def test_all_excluded_is_no_recommendation() -> None:

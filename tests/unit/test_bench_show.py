@@ -44,7 +44,7 @@ def both() -> list[Measured]:
 
 def test_a_table_shows_medians_and_the_sum_of_failures() -> None:
     """Times, memory and counts come with their units, and the title says the load."""
-    (table,) = make_tables(both()[:1], [1, 8])
+    (table,) = make_tables(both()[:1], [1, 8], are_kept=False)
     assert table.title == "one at a time"
     assert table.columns == (
         "mode", "requests/s", "p50", "p99", "p99.9", "CPU each", "memory", "failed"
@@ -56,15 +56,25 @@ def test_a_table_shows_medians_and_the_sum_of_failures() -> None:
 
 def test_a_mode_without_figures_has_dashes_and_its_reason_below() -> None:
     """A mode that was left out stays in the table, and never with a number."""
-    (table,) = make_tables(both(), [1])
+    (table,) = make_tables(both(), [1], are_kept=False)
     assert table.rows[1] == ("prefork 2", *["-"] * 7)
     assert table.notes == ("prefork 2: none is served",)
+
+
+def test_kept_connections_that_are_served_by_turns_are_noted() -> None:
+    """Where there are fewer places than clients, the figures are those of some at a time."""
+    one = Measured(PREFORK, {2: [TURN], 8: [TURN]})
+    notes = [table.notes for table in make_tables([one], [2, 8], are_kept=True)]
+    assert notes == [
+        (),
+        ("prefork 2: serves 2 of 8 kept connections at a time, the others wait until one ends",),
+    ]
 
 
 def test_each_load_that_was_reached_has_a_table() -> None:
     """After an interruption there is none for what was not begun."""
     one = Measured(THREAD, {1: [TURN], 8: [TURN]})
-    assert [table.title for table in make_tables([one], [1, 8, 64])] == [
+    assert [table.title for table in make_tables([one], [1, 8, 64], are_kept=False)] == [
         "one at a time",
         "8 at a time",
     ]
@@ -73,7 +83,9 @@ def test_each_load_that_was_reached_has_a_table() -> None:
 def test_workers_have_a_table_of_how_connections_were_shared() -> None:
     """The least and the most that one worker had, and how even that is."""
     one = Measured(PREFORK, {1: [TURN]}, served_by=(1000, 3000))
-    assert make_tables([one], [1])[1].rows == (("prefork 2", "2", "1 000", "3 000", "0.800"),)
+    assert make_tables([one], [1], are_kept=False)[1].rows == (
+        ("prefork 2", "2", "1 000", "3 000", "0.800"),
+    )
 
 
 @pytest.mark.parametrize(
