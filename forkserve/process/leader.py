@@ -154,6 +154,8 @@ class Leader:
             for pid, code in collect(self._workers):
                 self._bury(pid, code)
             self._overseer.note_stops(collect_stops(self._workers), monotonic())
+        if self._left_behind:
+            self._forget_gone()
         self._note_leaving(monotonic())
         plan = decide(self._view(), monotonic())
         self._act(plan)
@@ -514,8 +516,14 @@ class Leader:
     def _leave(self, group: Group) -> None:
         """Ask what a dead worker has left to finish; keep in mind who is still there."""
         group.signal(signal.SIGTERM)
-        groups = [*self._left_behind, group]
-        self._left_behind = [one for one in groups if one.signal(0, is_collected=one is not group)]
-        for one in groups:
-            if one not in self._left_behind:
-                one.close()
+        if group.signal(0):
+            self._left_behind.append(group)
+        else:
+            group.close()
+
+    def _forget_gone(self) -> None:
+        """Give back what reached those that have finished by now: nobody tells us when they do."""
+        gone = [group for group in self._left_behind if not group.signal(0, is_collected=True)]
+        for group in gone:
+            self._left_behind.remove(group)
+            group.close()

@@ -87,6 +87,7 @@ class Lanes:
         self._served: dict[Inline, int] = {}
         self._census_at = 0.0
         self._failure: BaseException | None = None
+        self._opening = threading.Lock()  # held until we are ready, taken once by each lane
         self._leaving = threading.Lock()  # taken when a lane ends, never for a connection
 
     # -- Attendance: called by the lanes
@@ -111,6 +112,8 @@ class Lanes:
             self._service.wakeup.ring()
 
     def _run_lane(self, lane: Inline) -> None:
+        with self._opening:
+            pass  # a handler that ends this process must not make it one that was never ready
         try:
             accept_loop(self._door, lane.dispatch)
         except BaseException as error:
@@ -136,11 +139,12 @@ class Lanes:
 
     def run(self) -> None:
         """Start the first lanes, add to them as needed, and see the last one out."""
-        try:
-            self._add(min(FIRST_LANES, self._most))
-        except RuntimeError as error:
-            raise NoThread(f"cannot start a thread: {error}") from error
-        self._service.say_ready()
+        with self._opening:
+            try:
+                self._add(min(FIRST_LANES, self._most))
+            except RuntimeError as error:
+                raise NoThread(f"cannot start a thread: {error}") from error
+            self._service.say_ready()
         stop = self._service.stop
         while self._service.lanes or not stop.is_set:
             self._wait(self._timeout())

@@ -158,21 +158,23 @@ def kill_workers(mode: Mode, sizes: Kills, found: Findings) -> None:
     """Let workers die from outside and inside in turn, under load."""
     # The server of a thread takes all of its connections along; where one is served at a time, one.
     at_stake = CLIENTS if mode.lanes > worker_count(mode) and mode.lasting else 1
-    with running(DYING, *mode.arguments, expect=EXPECTED) as server, Load(server.address) as load:
+    with running(DYING, *mode.arguments, expect=EXPECTED) as server:
         _kill_each(server, mode, WARM_UP, sizes.rate)  # what is made once is made now
         seconds_to_strength(server, mode)
-        before, failed = Holdings.of(server), load.failed()
-        watch = Stopwatch()
-        _kill_each(server, mode, sizes.count, sizes.rate)
-        found.count("kills a second", sizes.count / watch.seconds)
-        load.stop()
-        failed = load.failed() - failed
+        before = Holdings.of(server)
+        with Load(server.address) as load:
+            watch = Stopwatch()
+            _kill_each(server, mode, sizes.count, sizes.rate)
+            found.count("kills a second", sizes.count / watch.seconds)
         expect_strength(server, mode, sizes.slack, found)
         zombies = lasting_zombies(server)
         found.promise(zombies == 0, f"{zombies} zombies")
+        _kill_one(server, "KILL")  # then it is seen whether those before have left somebody
+        seconds_to_strength(server, mode)
         before.compare(Holdings.of(server), found)
     found.count("kills", sizes.count)
     found.count_load(load)
+    failed = load.failed()
     found.promise(failed <= sizes.count * at_stake, f"{failed} failed: {load.describe_failures()}")
 
 

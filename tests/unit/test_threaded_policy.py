@@ -1,6 +1,8 @@
 """How many threads a worker adds when all it has are held up."""
 
 import select
+import socket
+import threading
 
 import pytest
 
@@ -8,7 +10,7 @@ from forkserve.door import GRACE
 from forkserve.service import Service
 from forkserve.stop import Stop
 from forkserve.strategies.threaded import STEP, STUCK_TICKS, Lanes, count_surplus, lanes_to_add
-from tests.unit.fakes import make_lanes, take_slot
+from tests.unit.fakes import make_lanes, open_streams, take_slot
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,24 @@ def test_the_gate_opens_whoever_has_closed_the_door() -> None:
     lanes._gate.close()
     lanes._door_wait.close()
     service.close()
+
+
+def test_nobody_is_served_before_the_worker_is_ready() -> None:
+    """A handler that ends its process is not taken for a worker that could not start."""
+    (listener,) = open_streams("127.0.0.1:0")
+    stop, served = Stop(), threading.Event()
+
+    def serve(_: object) -> None:
+        served.set()
+        stop.hurry()
+        service.wakeup.ring()
+
+    service = Service([listener], serve, stop, limit=4, is_shared=False)
+    service.open(take_slot())
+    early = []
+    service.say_ready = lambda: early.append(served.wait(0.1))
+    with socket.create_connection(listener.socket.getsockname(), 5):
+        Lanes(service, 4).run()
+    service.close()
+    assert early == [False]
+    assert served.is_set()
