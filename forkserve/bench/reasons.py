@@ -73,7 +73,7 @@ def describe_lead(found: Ratio, what: str) -> str:
     if abs(found.median - 1) < 0.01:
         return "as good" if not found.is_noisy else "not to be told apart from it"
     if found.median < 0.5:
-        return f"{1 / found.median:.1f} times {worse}"
+        return f"{1 / max(found.median, LEAST):.1f} times {worse}"
     # Of a rate that is 0.8 times another's is 20% slower; what costs 1/0.8 is 25% dearer.
     part = found.median if what == THROUGHPUT else 1 / found.median
     text = f"{abs(1 - part):.0%} {worse if found.median < 1 else better}"

@@ -75,15 +75,17 @@ def test_nobody_is_served_before_the_worker_is_ready() -> None:
 
     def serve(_: object) -> None:
         served.set()
-        stop.hurry()
+        client.close()
+        stop.request()
         service.wakeup.ring()
 
     service = Service([listener], serve, stop, limit=4, is_shared=False)
     service.open(take_slot())
     early = []
     service.say_ready = lambda: early.append(served.wait(0.1))
-    with socket.create_connection(listener.socket.getsockname(), 5):
-        Lanes(service, 4).run()
+    client = socket.create_connection(listener.socket.getsockname(), 5)
+    Lanes(service, 4).run()
     service.close()
+    listener.close()
     assert early == [False]
     assert served.is_set()
