@@ -47,7 +47,9 @@ def make_page(reports: Sequence[dict[str, Any]]) -> str:
         parts += [page.Text(line) for line in report["missing"]]
         parts += [table.from_json(values) for values in report["tables"]]
         parts += [chart.from_json(values) for values in report["charts"]]
-    environment = {key: value for report in reports for key, value in report["environment"].items()}
+    environment: dict[str, Any] = {}
+    for report in reversed(reports):  # of the load before, that of the first counts
+        environment |= report["environment"]
     return page.render("forkserve's benchmarks", parts, environment=environment)
 
 

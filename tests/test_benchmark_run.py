@@ -99,6 +99,16 @@ def test_the_page_shows_every_report() -> None:
     assert shown.count("a peer: missing") == 2
 
 
+def test_the_load_before_is_that_before_the_first() -> None:
+    """What the others found was made by those before them; what only one knows stays."""
+    first, later = report(), report("peers")
+    first["environment"] |= {"load before": "0.5"}
+    later["environment"] |= {"load before": "99.5", "gevent": "26.9"}
+    shown = run.make_page([first, later])
+    assert "99.5" not in shown
+    assert "26.9" in shown
+
+
 def test_reports_come_in_their_order(tmp_path: Path) -> None:
     """A folder without some of them gives the others."""
     folder = keep(tmp_path / "1", report("peers"), report("dispatch"))
