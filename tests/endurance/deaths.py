@@ -169,7 +169,8 @@ def kill_workers(mode: Mode, sizes: Kills, found: Findings) -> None:
         expect_strength(server, mode, sizes.slack, found)
         zombies = lasting_zombies(server)
         found.promise(zombies == 0, f"{zombies} zombies")
-        _kill_one(server, "KILL")  # then it is seen whether those before have left somebody
+        eventually(lambda: len(server.processes()) == 2 + worker_count(mode), 30)
+        _kill_one(server, "KILL")  # then the leader sees that those before have left nobody
         seconds_to_strength(server, mode)
         before.compare(Holdings.of(server), found)
     found.count("kills", sizes.count)
