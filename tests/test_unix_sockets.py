@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import clients, processes
+from tests.support import clients
 from tests.support.faults import frozen
 from tests.support.modes import ACTS, ECHO, MODES, Mode, named
 from tests.support.server import TCP, Server, run_command, running, starting
@@ -226,7 +226,6 @@ def test_mode_is_right_in_every_replacement(path: Path) -> None:
         for _ in range(50):
             with running(ECHO, address=f"unix://{path}?mode=0600", status=None) as server:
                 server.kill_all_parents()
-                assert all(processes.wait_until_gone(pid) for pid in server.orphans)
     assert seen <= {None, 0o600}
     path.unlink()
 

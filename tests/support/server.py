@@ -183,11 +183,12 @@ class Server:
         self._kill([self.pid])
 
     def kill_all_parents(self) -> None:
-        """Kill the supervisor and the leader at once, so that nobody cleans up."""
+        """Kill the supervisor and the leader at once, so that nobody cleans up; see all gone."""
         pids = [self.leader, self.pid]
         for pid in pids:
             os.kill(pid, SIGSTOP)
         self._kill(pids)
+        assert all(processes.wait_until_gone(pid) for pid in self.orphans), self.report()
 
     def _kill(self, pids: Sequence[int]) -> None:
         self.ended_by_force = True
