@@ -91,7 +91,7 @@ def test_out_of_descriptors(mode: Mode, tmp_path: Path) -> None:
                 assert server.is_running()
             watch = Stopwatch()
             assert [clients.read_to_end(client) for client in waiting] == [b"after\n"] * 3
-            assert watch.seconds <= 0.5
+            assert watch.seconds < 5
         assert family_pids(server)[0] == family[0]
         assert len(lines_of(server.stderr_so_far(), "EMFILE|Too many open files")) <= 3
 
@@ -114,7 +114,7 @@ def test_out_of_descriptors_with_a_connection_at_work(name: str) -> None:
             watch = Stopwatch()
             waiting[0].settimeout(5)
             assert int(clients.command(waiting[0], "pid")) == worker
-            assert watch.seconds <= 0.5
+            assert watch.seconds < 5
 
 
 def test_stop_while_out_of_descriptors() -> None:
@@ -125,7 +125,7 @@ def test_stop_while_out_of_descriptors() -> None:
             server.wait_for_line("EMFILE|Too many open files")
             watch = Stopwatch()
             assert server.stop() == 0
-            assert watch.seconds <= 2.5
+            assert watch.seconds < 10
 
 
 @pytest.mark.parametrize(("error", "mode"), SHORTAGES)
@@ -136,7 +136,7 @@ def test_shortage_at_accept(error: str, mode: Mode) -> None:
         with injecting(before, f"accept4:error={error}:when=1..5"):
             watch = Stopwatch()
             assert clients.ask_line(server.address, "echo served", 20) == "served"
-            assert watch.seconds <= 5.0
+            assert watch.seconds < 10
             assert clients.ask_line(server.address, "echo again", 20) == "again"
         assert set(before[:1]) <= set(family_pids(server))
         assert 1 <= len(lines_of(server.stderr_so_far(), error)) <= 4
@@ -472,7 +472,6 @@ def test_connection_ends_although_a_child_still_holds_it(name: str, fifo: Fifo) 
         with clients.connect(server.address) as client:
             orphan = int(clients.command(client, f"leave-an-orphan {fifo.path}"))
             client.sendall(b"enough\n")
-            client.settimeout(2)
             assert clients.read_to_end(client) == b""
         fifo.release()
         assert processes.wait_until_gone(orphan)
@@ -514,7 +513,7 @@ def test_peer_that_never_reads_holds_up_nobody(mode: Mode) -> None:
             with clients.connect(server.address) as client:
                 client.sendall(b"x" * 20)
                 assert clients.read_line(client) == b"refused: too large\n"
-        assert watch.seconds <= 0.5
+        assert watch.seconds < 2  # as long as the server has patience with the first
         for client in stuck:
             client.close()
 
@@ -529,7 +528,7 @@ def test_lingering_has_an_end(mode: Mode) -> None:
             assert len(clients.read_to_end(client)) == len(b"refused: too large\n") + 4096
             watch = Stopwatch()
             becomes(before, lambda: sockets_of(server))
-            assert watch.seconds <= 3
+            assert watch.seconds < 10
 
 
 def sockets_of(server: Server) -> set[str]:

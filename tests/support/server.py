@@ -124,7 +124,7 @@ class Server:
         lines = self._stderr.wait_for(READY, timeout, count=count)
         self.addresses = [line[1] for line in lines]
 
-    def wait_for_line(self, pattern: str, timeout: float = 10.0) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, timeout: float = 20.0) -> re.Match[str]:
         """Wait for a line on standard error and return its first match."""
         return self._stderr.wait_for(pattern, timeout)[0]
 
@@ -158,7 +158,7 @@ class Server:
         """Tell whether the command has not ended yet."""
         return self.status is None and self._process.poll() is None
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def wait(self, timeout: float = 20.0) -> int:
         """Wait for the end and return the exit status."""
         if self.status is None:
             poll = select.poll()
@@ -172,7 +172,7 @@ class Server:
             self._stderr.close()
         return self.status
 
-    def stop(self, number: int = SIGTERM, timeout: float = 10.0) -> int:
+    def stop(self, number: int = SIGTERM, timeout: float = 20.0) -> int:
         """Ask it to end, and return the exit status."""
         if self.is_running():
             self.signal(number)
@@ -190,9 +190,13 @@ class Server:
         self._kill(pids)
         assert all(processes.wait_until_gone(pid) for pid in self.orphans), self.report()
 
-    def _kill(self, pids: Sequence[int]) -> None:
+    def expect_orphans(self) -> None:
+        """Let those who are below the supervisor now outlive it for a moment."""
         self.ended_by_force = True
         self.orphans = {process.pid for process in self.processes()[1:]}
+
+    def _kill(self, pids: Sequence[int]) -> None:
+        self.expect_orphans()
         for pid in pids:
             os.kill(pid, SIGKILL)
         self.wait()

@@ -15,7 +15,7 @@ def pause(seconds: float) -> None:
     _NEVER.wait(seconds)
 
 
-def becomes(wanted: object, look: Callable[[], object], timeout: float = 5.0) -> None:
+def becomes(wanted: object, look: Callable[[], object], timeout: float = 20.0) -> None:
     """Fail unless what one sees becomes what is wanted in time."""
     deadline = time.monotonic() + timeout
     while (seen := look()) != wanted:
@@ -24,7 +24,7 @@ def becomes(wanted: object, look: Callable[[], object], timeout: float = 5.0) ->
         pause(0.005)
 
 
-def eventually(statement: Callable[[], object], timeout: float = 5.0) -> None:
+def eventually(statement: Callable[[], object], timeout: float = 20.0) -> None:
     """Fail unless the statement becomes true in time.
 
     For what the kernel shows in /proc only; whatever has an event (a line, a descriptor, the end of
@@ -33,7 +33,7 @@ def eventually(statement: Callable[[], object], timeout: float = 5.0) -> None:
     becomes(True, lambda: bool(statement()), timeout)
 
 
-def settled(look: Callable[[], Result], timeout: float = 5.0) -> Result:
+def settled(look: Callable[[], Result], timeout: float = 20.0) -> Result:
     """Return what one sees once it has been the same for a tenth of a second."""
     watch = Stopwatch()
     seen, since = look(), Stopwatch()
