@@ -37,6 +37,12 @@ class TargetError(ForkserveError):
     exit_status = 4
 
 
+class InternalError(ForkserveError):
+    """A fault of forkserve's own, and not the first."""
+
+    exit_status = 70
+
+
 class SettingsError(ForkserveError, ValueError):
     """A setting has a wrong value, or two settings contradict each other."""
 

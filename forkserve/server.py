@@ -183,6 +183,7 @@ class Server:
         settings = self._settings
         bounds = Bounds(
             settings.count_workers(),
+            settings.bound_boots()[0],
             settings.drain_timeout,
             settings.boot_timeout,
             Timeouts(settings.connection_timeout, settings.liveness_timeout),

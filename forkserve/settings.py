@@ -9,6 +9,8 @@ from forkserve.address import parse_address
 from forkserve.errors import SettingsError
 from forkserve.log import LEVELS
 
+BOOTS_A_CPU = 2  # workers that boot at a time: those that serve need the CPUs too
+
 
 class Mode(enum.StrEnum):
     """The four modes, as flags and arguments name them."""
@@ -48,6 +50,11 @@ class Settings(NamedTuple):
         if self.workers is not None:
             return self.workers
         return count_cpus() if self.mode is Mode.PREFORK else 1
+
+    def bound_boots(self) -> tuple[int, float]:
+        """Return how many workers may boot at once, and the seconds that all may take together."""
+        at_once = BOOTS_A_CPU * count_cpus()
+        return at_once, self.boot_timeout * -(-self.count_workers() // at_once)
 
     def serves_in_threads(self) -> bool:
         """Return whether a process serves several connections at the same time."""

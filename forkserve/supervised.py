@@ -46,6 +46,7 @@ def supervise(target: str, settings: Settings) -> None:
     bounds = Bounds(
         settings.drain_timeout,
         settings.boot_timeout,
+        settings.bound_boots()[1],
         settings.count_workers(),
         count_lanes(settings),
     )

@@ -27,8 +27,8 @@ class Wait:
 
     def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
         """Call back, from inside poll(), whenever the descriptor is readable or hung up."""
-        self._callbacks[descriptor] = callback
         self._epoll.register(descriptor, READABLE)
+        self._callbacks[descriptor] = callback
 
     def forget(self, descriptor: int) -> None:
         """Stop watching, before the descriptor is closed."""

@@ -6,11 +6,13 @@ import re
 import shutil
 import signal
 import sys
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from forkserve.settings import count_cpus
 from tests.support import clients, processes
 from tests.support.modes import MODE, MOSTLY_PLAIN, Mode
 from tests.support.server import ROOT, TCP, Server, handler, run_command, running
@@ -288,7 +290,7 @@ def run_until_it_fails(*flags: str) -> tuple[int, str]:
     ],
 )
 def test_a_hook_that_fails_at_the_first_start(hook: str, function: str, reason: str) -> None:
-    """The server does not start: status 3, why in its last line, and before that where."""
+    """The server does not start: status 3, why in its last line, before that where (F34, F35)."""
     watch = Stopwatch()
     status, said = run_until_it_fails(f"--{hook}-start", f"{handler('hooked.py')}:{function}")
     assert (status, len(re.findall("^forkserve: error: ", said, re.MULTILINE))) == (3, 1)
@@ -344,6 +346,17 @@ def test_a_worker_stop_that_raises(journal: Journal) -> None:
         assert server.stop() == 0
     assert "worker_stop RaisesAtStop.worker_stop raised ValueError" in server.stderr_so_far()
     assert "hooked.py" in server.stderr_so_far()
+
+
+def test_many_workers_that_take_their_time(journal: Journal) -> None:
+    """No more than two a CPU boot at once, those that serve need the CPUs as well (F38)."""
+    at_once = 2 * count_cpus()
+    flags = ("-w", str(at_once + 3), "--worker-start", f"{handler('hooked.py')}:takes_its_time")
+    with running(TELL, "prefork", *flags, env=journal.env):
+        pass
+    numbers = {"begins": 1, "ends": -1}
+    booting = list(accumulate(numbers[call.hook] for call in journal.calls("s")))
+    assert (max(booting), booting[-1]) == (at_once, 0)
 
 
 @pytest.mark.heavy

@@ -52,6 +52,10 @@ class Inbox:
         has_changed, self._has_child_changed = self._has_child_changed, False
         return has_changed
 
+    def note_child_change(self) -> None:
+        """Have the children looked at again."""
+        self._has_child_changed = True
+
     def wait_until(self, moment: float | None) -> None:
         """Block until something comes in, or the moment has; read the pipes that are watched."""
         if not self._asked and not self._has_child_changed:

@@ -43,6 +43,7 @@ class Bounds(NamedTuple):
     """How many workers, and how long things may take, in seconds."""
 
     workers: int
+    boots_at_once: int
     drain_timeout: float
     boot_timeout: float
     timeouts: Timeouts = Timeouts()
@@ -194,6 +195,7 @@ class Leader:
             phase=self._phase,
             workers=tuple(self._workers.values()),
             empty=tuple(SlotView(s, at) for s, at in self._spawn_at.items() if s not in taken),
+            boots_at_once=self._bounds.boots_at_once,
         )
 
     def _act(self, plan: Plan) -> None:

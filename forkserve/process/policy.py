@@ -38,6 +38,7 @@ class LeaderView(NamedTuple):
     phase: Phase
     workers: tuple[ChildView, ...]
     empty: tuple[SlotView, ...]
+    boots_at_once: int
 
 
 class Plan:
@@ -104,11 +105,12 @@ def decide(view: LeaderView, now: float) -> Plan:
             plan.see_out(worker, now, is_hurried=view.phase is Phase.HURRYING)
         plan.is_over = not view.workers
         return plan
+    room = view.boots_at_once - sum(one.phase is Phase.BOOTING for one in view.workers)
     for slot in view.empty:
-        if slot.spawn_at <= now:
-            plan.spawn.append(slot.slot)
-        else:
+        if slot.spawn_at > now:
             plan.wake_by(slot.spawn_at)
+        elif len(plan.spawn) < room:  # else it is its turn when one of them is ready
+            plan.spawn.append(slot.slot)
     newest = {w.slot: w.pid for w in view.workers if w.phase is Phase.SERVING}  # the last born
     for worker in view.workers:
         if worker.phase is Phase.SERVING and newest[worker.slot] != worker.pid:

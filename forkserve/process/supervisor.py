@@ -11,7 +11,7 @@ from typing import NamedTuple
 from forkserve import signals
 from forkserve.binding import AnyListener, revive
 from forkserve.endpoint import LISTENER_DIED, ListenerDied
-from forkserve.errors import BootError, ForkserveError
+from forkserve.errors import BootError, ForkserveError, InternalError
 from forkserve.log import log
 from forkserve.process import libc
 from forkserve.process.cause import describe
@@ -28,6 +28,7 @@ from forkserve.process.title import show
 from forkserve.process.watcher import Watcher
 from forkserve.scoreboard import Scoreboard
 
+FAULTS_A_SECOND = 10  # of its own that a supervisor does not outlive
 KILL_AFTER = 2.0  # from the hurry: a leader needs a second of them for its workers
 SLACK = 1.0  # a leader's own verdict comes first
 LIVED_LONG = 10.0
@@ -47,6 +48,7 @@ class Bounds(NamedTuple):
 
     drain_timeout: float
     boot_timeout: float
+    workers_boot_timeout: float  # for all of them
     workers: int
     lanes: int
 
@@ -62,7 +64,7 @@ class Generation:
         self.phase = Phase.BOOTING
         self.due = 0.0
         self.ready_at = 0.0
-        self.is_heard = True
+        self.is_heard = False
         self.failure: tuple[int, str] | None = None
         self.channel, self.leaders_end = open_channel()
 
@@ -100,6 +102,7 @@ class Supervisor:
         self._failures = 0
         self._replaced_at = 0.0
         self._failure: ForkserveError | None = None
+        self._faults: list[float] = []  # when, in the last second
         self._inbox: Inbox
         self._on_ready: Callable[[Sequence[AnyListener]], None]
         self._private: Sequence[int] = ()
@@ -117,7 +120,7 @@ class Supervisor:
         private descriptors are closed in every other process.
 
         Raises BootError or LeaderFailed if the first generation does not come up, ListenerDied if
-        an address is lost.
+        an address is lost, InternalError after too many faults of our own.
         """
         self._on_ready, self._private = on_ready, private
         show("fs-supervisor", "forkserve: supervisor")
@@ -129,7 +132,7 @@ class Supervisor:
             with self._inbox.opened(mask, (*signals.ENDING, *signals.REQUESTS)):
                 if self._watched_folders:
                     self._watcher = Watcher(self._watched_folders, self._inbox.close)
-                while not self._step():
+                while not self._step_and_survive():
                     pass
         finally:
             self._leave_nothing()
@@ -149,6 +152,30 @@ class Supervisor:
         self._inbox.close()
 
     # -- one turn: see what happened, decide, act, wait
+
+    def _step_and_survive(self) -> bool:
+        """Take a step, and outlive a fault of our own in it: nobody is above us to start another.
+
+        Raises InternalError for one before anything has served, and for too many of them.
+        """
+        try:
+            return self._step()
+        except Exception as error:
+            log.error("a fault in the supervisor", traceback=error)
+            self._note_fault(error, monotonic())
+        return False
+
+    def _note_fault(self, error: Exception, now: float) -> None:
+        self._inbox.note_child_change()  # some may have been left uncollected
+        self._faults = [moment for moment in self._faults if now - moment < 1.0] + [now]
+        if len(self._faults) < FAULTS_A_SECOND and self._phase is not Phase.BOOTING:
+            return
+        failure = InternalError(f"a fault in the supervisor: {type(error).__name__}: {error}")
+        if self._phase is not Phase.SERVING:
+            raise failure from error
+        self._faults.clear()  # for the way out
+        self._failure = failure
+        self._end(Phase.STOPPING)
 
     def _step(self) -> bool:
         for number in self._inbox.requests():
@@ -245,22 +272,24 @@ class Supervisor:
             home = Home(self._home)
             board = Scoreboard(self._bounds.workers, self._bounds.lanes)
             generation = Generation(number, home, board)
+            self._inbox.wait.watch(generation.channel.fileno(), partial(self._hear, generation))
+            generation.is_heard = True
             parent = os.getpid()
             generation.pid = fork(
                 partial(self._be_leader, generation), partial(self._leave_to, generation, parent)
             )
         except OSError as error:
             if generation is not None:
+                self._ignore(generation)
                 generation.channel.close()
                 generation.leaders_end.close()
             self._spawn_at = now + FORK_RETRY
             self._say_no_spawn(error, is_reload=is_reload)
             return
-        generation.leaders_end.close()
-        generation.due = now + self._bounds.boot_timeout
-        self._last_number = number
         self._generations[generation.pid] = generation
-        self._inbox.wait.watch(generation.channel.fileno(), partial(self._hear, generation))
+        self._last_number = number
+        generation.due = now + self._bounds.boot_timeout
+        generation.leaders_end.close()
 
     def _say_no_spawn(self, error: OSError, *, is_reload: bool) -> None:
         if self._fail_boot(BootError(f"cannot fork a leader: {error}")):
@@ -315,7 +344,7 @@ class Supervisor:
         if message.kind == "home":
             generation.home.take(message)
         elif message.kind == "loaded":
-            generation.due = monotonic() + self._bounds.boot_timeout + SLACK
+            generation.due = monotonic() + self._bounds.workers_boot_timeout + SLACK
         elif message.kind == "failed":
             status, _, reason = message.text.partition(" ")
             generation.failure = int(status), reason
@@ -376,7 +405,7 @@ class Supervisor:
         if pid in self._orphans:
             del self._orphans[pid]
             return
-        generation = self._generations.get(pid)
+        generation = self._generations.pop(pid, None)  # first: its number may be another's now
         if generation is None:
             if self._watcher is not None and self._watcher.pid == pid:
                 log.error("the watcher of changed files %s: no reloads by it", describe(code))
@@ -385,7 +414,6 @@ class Supervisor:
             return  # else a stranger that was left to us
         self._hear(generation)
         self._ignore(generation)
-        del self._generations[pid]
         generation.channel.close()
         self._adopt_workers(generation)
         if self._phase.is_ending():

@@ -34,6 +34,13 @@ def worker_stop() -> None:
     note("worker_stop")
 
 
+def takes_its_time() -> None:
+    """Note the begin and the end of what takes a moment."""
+    note("begins")
+    threading.Event().wait(0.2)
+    note("ends")
+
+
 def raises() -> NoReturn:
     """Fail as a connection to a database does."""
     raise ValueError("no database")

@@ -1,6 +1,8 @@
 """What a leader does next, as tables and as what holds of every course of events."""
 
 from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -103,10 +105,10 @@ def test_a_plan_with_something_to_do(name: str) -> None:
 
 
 def view(
-    phase: Phase, *workers: ChildView, empty: tuple[tuple[int, float], ...] = ()
+    phase: Phase, *workers: ChildView, empty: tuple[tuple[int, float], ...] = (), at_once: int = 4
 ) -> LeaderView:
     """Return what a leader sees."""
-    return LeaderView(phase, workers, tuple(SlotView(*one) for one in empty))
+    return LeaderView(phase, workers, tuple(SlotView(*one) for one in empty), at_once)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,16 @@ def view(
             view(Phase.BOOTING, empty=((0, 0.0), (1, 0.0))),
             {"spawn": [0, 1]},
             id="begin with all workers",
+        ),
+        pytest.param(
+            view(Phase.BOOTING, empty=((0, 0.0), (1, 0.0), (2, 0.0)), at_once=2),
+            {"spawn": [0, 1]},
+            id="no more boot at once than the CPUs can take",
+        ),
+        pytest.param(
+            view(Phase.SERVING, booting, serving, empty=((0, 0.0), (1, NOW + 3)), at_once=1),
+            {"wake_at": NOW + 3},
+            id="while one boots the others wait for it, not for their own time",
         ),
         pytest.param(
             view(Phase.SERVING, serving, empty=((0, NOW),)),
@@ -277,10 +289,26 @@ def test_which_phases_are_the_end(phase: Phase, is_ending: bool) -> None:
     assert phase.is_ending() == is_ending
 
 
+def test_a_worker_that_is_never_ready() -> None:
+    """Its slot costs ten forks in the first 10 s at most, and later two a minute (F36)."""
+    moments = [0.0]
+    while moments[-1] < 600:
+        moments.append(next_spawn(False, len(moments), moments[-1], moments[-1]))
+    assert sum(moment < 10 for moment in moments) <= 10
+    late = [moment for moment in moments if moment > 120]
+    assert all(after - before >= 30 for before, after in pairwise(late))
+
+
+def count_booting(workers: Iterable[ChildView]) -> int:
+    """Return how many boot."""
+    return sum(worker.phase is Phase.BOOTING for worker in workers)
+
+
 class LeadersLife(RuleBasedStateMachine):
     """A leader that does what decide() says, among workers that do as they like."""
 
     SLOTS = 3
+    AT_ONCE = 2
     BOOT = 10.0
     DRAIN = 5.0
     KILL_AFTER = 1.0
@@ -312,7 +340,7 @@ class LeadersLife(RuleBasedStateMachine):
         slots = Counter(worker.slot for worker in self.workers.values())
         taken |= {slot for slot, workers in slots.items() if workers > 1}
         empty = tuple(SlotView(s, at) for s, at in self.spawn_at.items() if s not in taken)
-        return LeaderView(self.phase, tuple(self.workers.values()), empty)
+        return LeaderView(self.phase, tuple(self.workers.values()), empty, self.AT_ONCE)
 
     def act(self) -> None:
         """Decide and do it until nothing is left to do, checking each plan on the way."""
@@ -331,6 +359,7 @@ class LeadersLife(RuleBasedStateMachine):
         check_rungs(plan, seen.workers, seen.phase, self.now)
         assert len(plan.spawn) == len(set(plan.spawn))
         assert not (plan.spawn and self.phase.is_ending())
+        assert len(plan.spawn) + count_booting(seen.workers) <= self.AT_ONCE or not plan.spawn
         assert not set(plan.spawn) & {w.slot for w in seen.workers if not w.is_outdated}
         assert all(self.spawn_at[slot] <= self.now for slot in plan.spawn)
         assert plan.is_over == (self.phase.is_ending() and not self.workers)
@@ -404,22 +433,25 @@ class LeadersLife(RuleBasedStateMachine):
         """Let a worker that boots say that it is ready."""
         pid = self.pick(data, Phase.BOOTING)
         if pid is not None:
-            self.workers[pid] = self.workers[pid]._replace(phase=Phase.SERVING, was_ready=True)
-            self.failures[self.workers[pid].slot] = 0
-            serving = {w.slot for w in self.workers.values() if w.phase is Phase.SERVING}
-            if self.phase is Phase.BOOTING and len(serving) == self.SLOTS:
-                self.phase = Phase.SERVING
+            self.hear_ready(pid)
         self.act()
 
     @rule()
     def all_workers_are_ready(self) -> None:
-        """Let all workers that boot say that they are ready."""
-        for pid, worker in self.workers.items():
-            if worker.phase is Phase.BOOTING:
-                self.workers[pid] = worker._replace(phase=Phase.SERVING, was_ready=True)
-        if self.phase is Phase.BOOTING:
+        """Let all workers that boot say that they are ready, and those that wait for them."""
+        while count_booting(self.workers.values()):
+            for pid, worker in self.workers.items():
+                if worker.phase is Phase.BOOTING:
+                    self.hear_ready(pid)
+            self.act()
+
+    def hear_ready(self, pid: int) -> None:
+        """Remember that a worker is ready, and whether all are for the first time."""
+        self.workers[pid] = self.workers[pid]._replace(phase=Phase.SERVING, was_ready=True)
+        self.failures[self.workers[pid].slot] = 0
+        serving = {w.slot for w in self.workers.values() if w.phase is Phase.SERVING}
+        if self.phase is Phase.BOOTING and len(serving) == self.SLOTS:
             self.phase = Phase.SERVING
-        self.act()
 
     @rule(data=st.data())
     def a_worker_dies(self, data: st.DataObject) -> None:
@@ -492,8 +524,10 @@ class LeadersLife(RuleBasedStateMachine):
     def it_wakes_up_when_something_is_due(self) -> None:
         """Nobody who is due is overslept, and no slot that may be filled."""
         moments = [w.due for w in self.workers.values() if is_due(w, self.phase)]
+        has_room = count_booting(self.workers.values()) < self.AT_ONCE
         if not self.phase.is_ending():
-            moments += [slot.spawn_at for slot in self.view().empty]
+            empty = self.view().empty
+            moments += [s.spawn_at for s in empty if has_room or s.spawn_at > self.now]
         assert self.wake_at == min(moments, default=None)
 
     @invariant()

@@ -238,6 +238,17 @@ def test_how_many_workers(
 
 
 @pytest.mark.parametrize(
+    ("workers", "patience"), [(1, 60.0), (14, 60.0), (15, 120.0), (28, 120.0), (64, 300.0)]
+)
+def test_how_many_boot_at_once(
+    workers: int, patience: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two a CPU; those that wait for them have their boot timeout afterwards."""
+    monkeypatch.setattr(settings, "count_cpus", lambda: 7)
+    assert Settings(workers=workers, boot_timeout=60.0).bound_boots() == (14, patience)
+
+
+@pytest.mark.parametrize(
     ("files", "cpus"),
     [
         ({}, 8),

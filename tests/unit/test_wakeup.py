@@ -39,7 +39,7 @@ def test_one_drain_silences_many_rings(wakeup: Wakeup) -> None:
 
 
 def test_a_full_pipe_rings_as_well(wakeup: Wakeup) -> None:
-    """Nobody waits and nothing is raised when nobody reads."""
+    """Nobody waits and nothing is raised when nobody reads (F67)."""
     while True:
         try:
             os.write(wakeup.writer, b"x" * 4096)
