@@ -33,7 +33,7 @@ def test_reloads_lose_no_connection(scenario: Scenario[Any], tmp_path: Path) -> 
 @pytest.mark.heavy
 @scenarios(reloads.BROKEN, reloads.BROKEN_ADOPTED)
 def test_broken_code_harms_nobody(scenario: Scenario[Any], tmp_path: Path) -> None:
-    """Code broken in whatever way is reported in time, and the workers go on as they are."""
+    """Code broken in whatever way is reported in time, all workers go on (F72, F73, F74)."""
     hold(scenario, tmp_path)
 
 

@@ -382,7 +382,7 @@ def test_a_reload_cut_short_by_the_drain_timeout(site: Site) -> None:
 
 
 def test_queued_clients_at_a_reload(fifo: Fifo) -> None:
-    """Whoever waits in the queue is served by whoever comes first, and nobody is refused."""
+    """Whoever waits in the queue is served by whoever comes first, and nobody is refused (F94)."""
     with (
         running(ACTS, "iterative") as server,
         clients.in_service(server.address, f"wait-for {fifo.path}") as busy,
@@ -474,7 +474,7 @@ def test_a_leader_that_is_stopped_by_somebody_else(site: Site) -> None:
 
 @pytest.mark.parametrize("how", ["raise SystemExit(9)", "import os; os._exit(9)"])
 def test_a_first_leader_that_dies(how: str, site: Site) -> None:
-    """Before anybody was served it is given up; after that never."""
+    """Before anybody was served it is given up; after that never (F35)."""
     site.deploy(1, how)
     expect = "SystemExit"
     with starting("app.py:Echo", "-b", TCP, cwd=site.folder, expect=expect) as server:
