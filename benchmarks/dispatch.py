@@ -5,9 +5,10 @@
 One connection is connect, 64 bytes there, 64 bytes back, close; one datagram is 64 bytes there and
 back. Ours stands beside the peers' and beside the least there can be, a loop in C that is compiled
 on the spot. The server has one core, the load another; in every round every variant has its turn,
-in a new order; what is compared is the CPU of the server's whole process tree for one connection
-(forkserve/bench/usage.py), pair by pair. The exit status is 0
-when every target holds, 3 when one falls short, 1 when a connection failed: then no figure counts.
+in a new order, and the servers start five times, as no two starts are alike; what is compared is
+the CPU of the server's whole process tree for one connection (forkserve/bench/usage.py), pair by
+pair. The exit status is 0 when every target holds, 3 when one falls short, 1 when a connection
+failed: then no figure counts.
 """
 
 import argparse
@@ -17,8 +18,8 @@ import random
 import statistics
 import sys
 import tempfile
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from benchmarks.generator import Failed, Generator, compile_c
 from benchmarks.report import Report
 from benchmarks.servers import Server, forkserve, peer
 from forkserve.bench.chart import Chart
-from forkserve.bench.figures import Verdict, ratio
+from forkserve.bench.figures import Ratio, Verdict, ratio
 from forkserve.bench.table import Table
 from forkserve.bench.usage import cpu_seconds
 
@@ -45,9 +46,9 @@ SUMMARY_TITLE = "All of them"
 TARGETS_TITLE = "Targets"
 TEXT = (
     "Server CPU (user and system, the whole process tree) for one connection of 64 bytes there and"
-    " back, or one datagram. The server has one CPU, the load another; medians of paired rounds,"
-    " ratios with 95 % bootstrap intervals. The rows 'loop' are hand-written loops that make the"
-    " same system calls, in Python; 'C' is a blocking accept loop."
+    " back, or one datagram. The server has one CPU, the load another; medians of paired rounds of"
+    " five starts, ratios with 95 % bootstrap intervals. The rows 'loop' are hand-written loops"
+    " that make the same system calls, in Python; 'C' is a blocking accept loop."
 )
 
 
@@ -128,16 +129,17 @@ def commands(shape: str, c_loop: str | None) -> dict[str, list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How many rounds there are, and how long each variant's turn is."""
+    """How often servers start, how many rounds each start has, how long each variant's turn is."""
 
+    starts: int
     rounds: int
     seconds: float
     latency_rounds: int
     latency_seconds: float
 
 
-FULL = Effort(rounds=15, seconds=1.0, latency_rounds=7, latency_seconds=8.0)
-QUICK = Effort(rounds=3, seconds=0.2, latency_rounds=2, latency_seconds=1.5)
+FULL = Effort(starts=5, rounds=3, seconds=1.0, latency_rounds=1, latency_seconds=8.0)
+QUICK = Effort(starts=1, rounds=3, seconds=0.2, latency_rounds=2, latency_seconds=1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +156,12 @@ class Group:
         """Return the variants in a fixed order, each once."""
         return list(dict.fromkeys(name for t in self.targets for name in (t.against, t.variant)))
 
-    def judge(self, figures: dict[str, list[float]]) -> list[Verdict]:
-        """Return what became of every target."""
-        verdicts = []
-        for target in self.targets:
-            found = ratio(figures[target.variant], figures[target.against])
-            what = f"{target.variant} / {target.against}"
-            verdicts.append(Verdict(what, found.median, target.at_most, str(found)))
-        return verdicts
+    def compare(self, figures: dict[str, list[float]], starts: int) -> dict[Target, Ratio]:
+        """Return the ratio that each target is about."""
+        return {
+            target: ratio(figures[target.variant], figures[target.against], starts=starts)
+            for target in self.targets
+        }
 
 
 def wanted(target: Target, only: list[str], missing: Collection[str]) -> bool:
@@ -207,47 +207,60 @@ class Bench:
 
     def cpu(self, group: Group) -> None:
         """Measure the CPU of a connection."""
-        names, seconds = group.names(), self.effort.seconds
-        figures: dict[str, list[float]] = {name: [] for name in names}
-        with Generator({self.load_cpu}) as load, ExitStack() as stack:
-            start = commands(group.shape, self.c_loop)
-            servers = {
-                name: stack.enter_context(Server(start[name], {self.server_cpu})) for name in names
-            }
-            for number in range(self.effort.rounds + 1):
-                for name in shuffled(names, number):
-                    server = servers[name]
-                    before = cpu_seconds(server.pid)
-                    try:
-                        result = load.run(
-                            server.port,
-                            group.shape,
-                            seconds if number else min(seconds, 0.3),
-                            at_a_time=group.at_a_time,
-                            rate=self.rate,
-                        )
-                    except Failed as failure:
-                        raise Failed(f"{name}, {group.title}: {failure}") from None
-                    server.ends_within(SETTLE)
-                    spent = cpu_seconds(server.pid) - before
-                    if number:  # round 0 warms up
-                        figures[name].append(spent / result["ok"] * 1e6)
+        figures: dict[str, list[float]] = {name: [] for name in group.names()}
+        for start in range(self.effort.starts):
+            with (
+                Generator({self.load_cpu}) as load,
+                self.servers(group, {self.server_cpu}) as servers,
+            ):
+                for number in range(self.effort.rounds + 1):
+                    for name in shuffled(list(figures), 100 * start + number):
+                        try:
+                            each = self.cpu_each(load, servers[name], group, is_warm_up=not number)
+                        except Failed as failure:
+                            raise Failed(f"{name}, {group.title}: {failure}") from None
+                        if number:
+                            figures[name].append(each)
         self.show(group, figures)
+
+    def cpu_each(self, load: Generator, server: Server, group: Group, *, is_warm_up: bool) -> float:
+        """Return the microseconds that each connection of a turn has cost."""
+        seconds = self.effort.seconds
+        before = cpu_seconds(server.pid)
+        result = load.run(
+            server.port,
+            group.shape,
+            min(seconds, 0.3) if is_warm_up else seconds,
+            at_a_time=group.at_a_time,
+            rate=self.rate,
+        )
+        server.ends_within(SETTLE)
+        spent = cpu_seconds(server.pid) - before
+        return spent / int(result["ok"]) * 1e6
 
     def latency(self, group: Group) -> None:
         """Measure the time from the moment a connection falls due to its answer."""
-        names, seconds = group.names(), self.effort.latency_seconds
-        figures: dict[str, list[float]] = {name: [] for name in names}
-        with Generator() as load, ExitStack() as stack:
-            start = commands(group.shape, self.c_loop)
-            servers = {name: stack.enter_context(Server(start[name])) for name in names}
-            for number in range(self.effort.latency_rounds):
-                for name in shuffled(names, number):
-                    result = load.run(
-                        servers[name].port, group.shape, seconds, at_a_time=4096, rate=LATENCY_RATE
-                    )
-                    figures[name].append(result["p50_us"])
+        seconds = self.effort.latency_seconds
+        figures: dict[str, list[float]] = {name: [] for name in group.names()}
+        for start in range(self.effort.starts):
+            with Generator() as load, self.servers(group) as servers:
+                for number in range(self.effort.latency_rounds):
+                    for name in shuffled(list(figures), 100 * start + number):
+                        port = servers[name].port
+                        result = load.run(
+                            port, group.shape, seconds, at_a_time=4096, rate=LATENCY_RATE
+                        )
+                        figures[name].append(result["p50_us"])
         self.show(group, figures)
+
+    @contextmanager
+    def servers(
+        self, group: Group, cpus: Collection[int] | None = None
+    ) -> Iterator[dict[str, Server]]:
+        """Start a group's variants, and end them after the block."""
+        start = commands(group.shape, self.c_loop)
+        with ExitStack() as stack:
+            yield {name: stack.enter_context(Server(start[name], cpus)) for name in group.names()}
 
     def show(self, group: Group, figures: dict[str, list[float]]) -> None:
         """Report a group's medians, and what became of its targets."""
@@ -258,7 +271,11 @@ class Bench:
         ]
         for name, median in medians.items():
             self.medians.setdefault(name, {})[group.short] = median
-        verdicts = group.judge(figures)
+        found = group.compare(figures, self.effort.starts)
+        verdicts = [
+            Verdict(f"{target.variant} / {target.against}", each.median, target.at_most, str(each))
+            for target, each in found.items()
+        ]
         columns = ("variant", "us", "least", "most")
         notes = tuple(str(verdict).strip() for verdict in verdicts)
         bars = {"us": tuple(float(row[1]) for row in rows)}
@@ -266,9 +283,8 @@ class Bench:
         chart = Chart(group.title, "", "us", names, bars, "bars", is_logarithmic=True)
         self.report.add(Table(group.title, columns, tuple(rows), notes), chart)
         self.judged += [(group, verdict) for verdict in verdicts]
-        for target in group.targets:
-            name = f"{group.title}: {target.variant} / {target.against}"
-            self.report.add_ratio(name, ratio(figures[target.variant], figures[target.against]))
+        for verdict, each in zip(verdicts, found.values(), strict=True):
+            self.report.add_ratio(f"{group.title}: {verdict.what}", each)
 
     def conclude(self) -> None:
         """Report all medians in one table, and every target in another, met or not."""

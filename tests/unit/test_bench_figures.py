@@ -91,15 +91,29 @@ def test_ratio_needs_pairs() -> None:
         (Ratio(1.0, 0.95, 1.05), False, False),
         (Ratio(1.0, 0.89, 1.1), True, False),
         (Ratio(2.0, 1.9, 2.1), False, True),
+        (Ratio(1.0, 0.85, 1.01), True, False),
         (Ratio(0.5, 0.4, 0.6), True, True),
         (Ratio(0.9, 0.85, 0.99), False, True),
-        (Ratio(0.9, 0.85, 1.0), False, False),
+        (Ratio(0.9, 0.85, 1.0), True, False),
         (Ratio(1.1, 1.0, 1.2), False, False),
+        (Ratio(1.0, 0.99, 1.15), True, False),
     ],
 )
 def test_what_a_ratio_says(found: Ratio, is_noisy: bool, tells_apart: bool) -> None:
     """A wide interval is noise; one that leaves out 1 tells two apart."""
     assert (found.is_noisy, found.tells_apart) == (is_noisy, tells_apart)
+
+
+def test_starts_that_differ() -> None:
+    """Where the rounds of a start agree and the starts do not, the interval covers the starts."""
+    ours = [
+        start + 0.001 * number for start in (0.75, 0.75, 0.75, 0.75, 0.85) for number in range(3)
+    ]
+    theirs = [1.0] * 15
+    by_rounds, by_starts = ratio(ours, theirs), ratio(ours, theirs, starts=5)
+    assert by_starts.median == by_rounds.median
+    assert by_rounds.high < 0.76
+    assert by_starts.high >= 0.85
 
 
 def test_ratio_shows_its_interval() -> None:
