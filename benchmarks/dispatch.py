@@ -138,7 +138,7 @@ class Effort:
     latency_seconds: float
 
 
-FULL = Effort(starts=5, rounds=3, seconds=1.0, latency_rounds=1, latency_seconds=8.0)
+FULL = Effort(starts=5, rounds=6, seconds=0.2, latency_rounds=1, latency_seconds=8.0)
 QUICK = Effort(starts=1, rounds=3, seconds=0.2, latency_rounds=2, latency_seconds=1.5)
 
 

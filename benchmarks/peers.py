@@ -68,7 +68,7 @@ class Effort:
     has_warm_up: bool
 
 
-FULL = Effort(rounds=5, seconds=0.6, wrk_seconds=1.0, redis_requests=10_000, has_warm_up=True)
+FULL = Effort(rounds=9, seconds=0.25, wrk_seconds=0.4, redis_requests=4000, has_warm_up=True)
 QUICK = Effort(rounds=1, seconds=0.1, wrk_seconds=0.4, redis_requests=1500, has_warm_up=False)
 
 
