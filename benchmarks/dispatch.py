@@ -216,21 +216,20 @@ class Bench:
                 for number in range(self.effort.rounds + 1):
                     for name in shuffled(list(figures), 100 * start + number):
                         try:
-                            each = self.cpu_each(load, servers[name], group, is_warm_up=not number)
+                            each = self.cpu_each(load, servers[name], group)
                         except Failed as failure:
                             raise Failed(f"{name}, {group.title}: {failure}") from None
-                        if number:
+                        if number:  # round 0 warms up
                             figures[name].append(each)
         self.show(group, figures)
 
-    def cpu_each(self, load: Generator, server: Server, group: Group, *, is_warm_up: bool) -> float:
+    def cpu_each(self, load: Generator, server: Server, group: Group) -> float:
         """Return the microseconds that each connection of a turn has cost."""
-        seconds = self.effort.seconds
         before = cpu_seconds(server.pid)
         result = load.run(
             server.port,
             group.shape,
-            min(seconds, 0.3) if is_warm_up else seconds,
+            self.effort.seconds,
             at_a_time=group.at_a_time,
             rate=self.rate,
         )

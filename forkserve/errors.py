@@ -38,7 +38,7 @@ class TargetError(ForkserveError):
 
 
 class InternalError(ForkserveError):
-    """A fault of forkserve's own, and not the first."""
+    """A fault of forkserve's own, before anything has served or one too many."""
 
     exit_status = 70
 

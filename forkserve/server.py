@@ -27,7 +27,13 @@ from forkserve.process.hang import Kind, Timeouts
 from forkserve.process.leader import Above, Bounds, Leader
 from forkserve.scoreboard import Scoreboard
 from forkserve.service import Service
-from forkserve.settings import Mode, Settings, check_ranges, find_contradiction
+from forkserve.settings import (
+    Mode,
+    Settings,
+    check_ranges,
+    count_boots_at_once,
+    find_contradiction,
+)
 from forkserve.stop import Stop
 from forkserve.strategies import Strategy, make_strategy
 from forkserve.view import View, stop_process
@@ -183,7 +189,7 @@ class Server:
         settings = self._settings
         bounds = Bounds(
             settings.count_workers(),
-            settings.bound_boots()[0],
+            count_boots_at_once(),
             settings.drain_timeout,
             settings.boot_timeout,
             Timeouts(settings.connection_timeout, settings.liveness_timeout),

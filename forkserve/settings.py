@@ -51,10 +51,9 @@ class Settings(NamedTuple):
             return self.workers
         return count_cpus() if self.mode is Mode.PREFORK else 1
 
-    def bound_boots(self) -> tuple[int, float]:
-        """Return how many workers may boot at once, and the seconds that all may take together."""
-        at_once = BOOTS_A_CPU * count_cpus()
-        return at_once, self.boot_timeout * -(-self.count_workers() // at_once)
+    def patience_with_boots(self) -> float:
+        """Return the seconds that all workers together may take to boot."""
+        return self.boot_timeout * -(-self.count_workers() // count_boots_at_once())
 
     def serves_in_threads(self) -> bool:
         """Return whether a process serves several connections at the same time."""
@@ -278,6 +277,11 @@ def find_contradiction(settings: Settings) -> tuple[str, tuple[str, ...]] | None
             ("spare", "max_connections"),
         )
     return None
+
+
+def count_boots_at_once() -> int:
+    """Return how many workers may boot at the same time."""
+    return BOOTS_A_CPU * count_cpus()
 
 
 def count_cpus() -> int:

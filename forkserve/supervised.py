@@ -46,7 +46,7 @@ def supervise(target: str, settings: Settings) -> None:
     bounds = Bounds(
         settings.drain_timeout,
         settings.boot_timeout,
-        settings.bound_boots()[1],
+        settings.patience_with_boots(),
         settings.count_workers(),
         count_lanes(settings),
     )
