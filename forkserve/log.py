@@ -102,6 +102,11 @@ def write_line(line: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # closed by the user's module
         if sys.stderr is not None:
             sys.stderr.flush()
+    write_at_once(line)
+
+
+def write_at_once(line: str) -> None:
+    """Do the same, but overtake what Python has yet to write: also from a signal handler."""
     data = line.encode("utf-8", "backslashreplace") + b"\n"
     # A full disk, a closed pipe, or one that nobody reads must not stop the service.
     with contextlib.suppress(OSError):

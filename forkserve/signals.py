@@ -1,6 +1,5 @@
 """Signals: masked across fork, handled by flags."""
 
-import faulthandler
 import os
 import signal
 from _signal import pthread_sigmask  # type: ignore[import-not-found]
@@ -26,10 +25,11 @@ INTERRUPT = signal.SIGURG
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 REQUESTS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 
-# Sent by a parent to a process that hangs: C code in it writes the stacks of its threads, which
-# works also where no Python code can run.
-DUMP = signal.SIGUSR2
-REQUESTS_BUT_DUMP = tuple(number for number in REQUESTS if number != DUMP)
+# Have the stacks of a process's threads written: see stacks.py. The second has no other meaning
+# (signal(7)).
+SHOW_STACKS = signal.SIGUSR2
+DUMP_STACKS = signal.SIGRTMAX
+REQUESTS_BUT_SHOW = tuple(number for number in REQUESTS if number != SHOW_STACKS)
 
 _HANDLED = (*ENDING, *REQUESTS, signal.SIGCHLD, INTERRUPT)
 # As plain numbers, and by the C function: making enums of them touches 60 pages of each child.
@@ -64,11 +64,6 @@ def raise_when_ended() -> None:
 
     for number in ENDING:
         signal.signal(number, end)
-
-
-def write_stacks_when_asked() -> None:
-    """Have DUMP answered by C code from here on, in this process and its children."""
-    faulthandler.register(DUMP, file=2, all_threads=True)
 
 
 def _leave_at_once(number: int, frame: FrameType | None) -> None:

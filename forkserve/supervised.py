@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
-from forkserve import signals
+from forkserve import signals, stacks
 from forkserve.address import Address, parse_address
 from forkserve.admission import count_lanes
 from forkserve.adopt import with_second_chance
@@ -95,7 +95,7 @@ def _announce(ready_fd: int | None, listeners: Sequence[AnyListener]) -> None:
 
 def _lead(target: str, settings: Settings, superior: Superior) -> int:
     """Be a leader: import the target and serve it; return the exit status."""
-    signals.write_stacks_when_asked()
+    stacks.write_when_asked()
     try:
         make_server(target, settings, superior.kept).run_under(superior)
     except SystemExit:

@@ -548,3 +548,20 @@ def test_thread_in_a_long_computation(act: str, name: str) -> None:
             assert clients.read_to_end(client) == b"burnt\n"
         assert server.wait() == 0
         assert watch.seconds < 10
+
+
+SHOWS = 100
+
+
+@mostly_plain
+def test_stacks_are_written_and_nothing_is_harmed(mode: Mode) -> None:
+    """USR2 to a worker says where its threads are, however busy they are with others."""
+    with running(ECHO, *mode.arguments) as server:
+        leader = server.processes()[1].pid
+        workers = [one.pid for one in server.processes() if one.parent == leader]
+        with load(server.address, 8) as outcomes:
+            for number in range(1, SHOWS + 1):
+                os.kill(workers[0], signal.SIGUSR2)
+                server.wait_for_line(rf"stacks of process {workers[0]}\b", count=number)
+        assert outcomes["lost"] == 0
+        assert [one.pid for one in server.processes() if one.parent == leader] == workers

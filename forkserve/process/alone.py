@@ -5,7 +5,7 @@ from collections.abc import Callable
 from time import monotonic
 from types import FrameType
 
-from forkserve import signals
+from forkserve import signals, stacks
 from forkserve.alarm import Due
 from forkserve.scoreboard import Slot
 from forkserve.service import Service
@@ -34,7 +34,7 @@ class Alone:
         handlers[signals.INTERRUPT] = self._on_interrupt
         try:
             with signals.handled(handlers, service.wakeup.writer):
-                signals.write_stacks_when_asked()
+                stacks.write_when_asked()
                 signals.restore(mask)
                 service.say_ready = on_ready
                 self._strategy.serve(service)

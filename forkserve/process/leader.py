@@ -110,7 +110,7 @@ class Leader:
         self._lifeline, self._lifeline_end = os.pipe2(os.O_CLOEXEC)
         if above.lifeline is not None:
             self._inbox.wait.watch(above.lifeline, self._on_orphaned)
-        requests = signals.REQUESTS if above.lifeline is None else signals.REQUESTS_BUT_DUMP
+        requests = signals.REQUESTS if above.lifeline is None else signals.REQUESTS_BUT_SHOW
         try:
             with self._inbox.opened(mask, (*signals.ENDING, *requests)):
                 while not self._step():
@@ -237,9 +237,9 @@ class Leader:
             log.warning("worker %d: %s: interrupting it", pid, reason)
             os.kill(pid, signals.INTERRUPT)
         elif verdict.act is Act.DUMP:
-            self._dump(pid, reason)
+            self._have_stacks_written(pid, reason, signals.DUMP_STACKS)
         elif verdict.act is Act.REPLACE:
-            self._dump(pid, reason)
+            self._have_stacks_written(pid, reason, signals.SHOW_STACKS)
             if self._workers[pid].phase is Phase.SERVING:
                 log.warning("worker %d leaves when another one is ready in its place", pid)
                 self._outdate(pid)
@@ -247,10 +247,9 @@ class Leader:
             log.error("worker %d: %s: killed", pid, reason)
             self._kill(pid, reason)
 
-    def _dump(self, pid: int, reason: str) -> None:
-        """Have the worker's stacks written by C code in it, if it can take a signal."""
+    def _have_stacks_written(self, pid: int, reason: str, number: signal.Signals) -> None:
         log.warning("worker %d: %s; it is %s", pid, reason, describe_stuck(pid))
-        os.kill(pid, signals.DUMP)
+        os.kill(pid, number)
 
     # -- what the user asks, or the supervisor
 
@@ -421,7 +420,7 @@ class Leader:
 
     def _give_up_on(self, pid: int) -> None:
         reason = f"was not ready after {self._bounds.boot_timeout:g} s (boot timeout)"
-        self._dump(pid, reason)
+        self._have_stacks_written(pid, reason, signals.DUMP_STACKS)
         self._reasons[pid] = reason
         self._fail_boot(f"worker {pid} {reason}")
         self._signal(pid, Phase.HURRYING, DUMP_PAUSE)

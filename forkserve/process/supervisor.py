@@ -399,7 +399,7 @@ class Supervisor:
         reason = f"not ready after {self._bounds.boot_timeout:g} s (boot timeout)"
         generation.failure = BootError.exit_status, f"leader {generation.pid} was {reason}"
         log.error("leader %d was %s; this is where it is:", generation.pid, reason)
-        self._send(generation.pid, Phase.HURRYING, signals.DUMP, DUMP_PAUSE)
+        self._send(generation.pid, Phase.HURRYING, signals.DUMP_STACKS, DUMP_PAUSE)
 
     def _bury(self, pid: int, code: int) -> None:
         if pid in self._orphans:

@@ -7,7 +7,7 @@ from time import monotonic
 from types import FrameType
 from typing import NamedTuple
 
-from forkserve import signals
+from forkserve import signals, stacks
 from forkserve.alarm import Due
 from forkserve.endpoint import LISTENER_DIED, ListenerDied
 from forkserve.errors import BootError, NoThread
@@ -59,11 +59,11 @@ class Worker:
                 signals.INTERRUPT: self._on_interrupt,
                 signal.SIGALRM: self._on_alarm,
                 signal.SIGINT: signal.SIG_IGN,  # Ctrl-C reaches us too: the leader decides
-                **dict.fromkeys(signals.REQUESTS_BUT_DUMP, signal.SIG_IGN),
+                **dict.fromkeys(signals.REQUESTS_BUT_SHOW, signal.SIG_IGN),
                 signal.SIGHUP: self._on_orphaned,
             }
         )
-        signals.write_stacks_when_asked()
+        stacks.write_when_asked()
         signal.set_wakeup_fd(service.wakeup.writer, warn_on_full_buffer=False)
 
     def run(self) -> int:

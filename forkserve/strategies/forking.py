@@ -24,7 +24,11 @@ from forkserve.wakeup import Wakeup
 BUSY, AT_DOOR = 0, 1
 IDLE_CHILDREN = 8  # so many children may wait for their next connection as long as it takes,
 CROWDED_PATIENCE = 1.0  # and any more of them for so many seconds
-_SIGNALS = {Act.INTERRUPT: signals.INTERRUPT, Act.DUMP: signals.DUMP, Act.KILL: signal.SIGKILL}
+_SIGNALS = {
+    Act.INTERRUPT: signals.INTERRUPT,
+    Act.DUMP: signals.DUMP_STACKS,
+    Act.KILL: signal.SIGKILL,
+}
 KILL_AFTER = 0.7  # the leader kills us a second after its hurry: our children must be gone
 
 

@@ -124,9 +124,11 @@ class Server:
         lines = self._stderr.wait_for(READY, timeout, count=count)
         self.addresses = [line[1] for line in lines]
 
-    def wait_for_line(self, pattern: str, timeout: float = 20.0) -> re.Match[str]:
-        """Wait for a line on standard error and return its first match."""
-        return self._stderr.wait_for(pattern, timeout)[0]
+    def wait_for_line(
+        self, pattern: str, timeout: float = 20.0, *, count: int = 1
+    ) -> re.Match[str]:
+        """Wait for so many lines on standard error and return the first one's match."""
+        return self._stderr.wait_for(pattern, timeout, count=count)[0]
 
     def stderr_so_far(self) -> str:
         """Return what it wrote to standard error."""

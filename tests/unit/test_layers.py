@@ -68,7 +68,7 @@ ROWS = (
         "process.title",
     ),
     ("process", "process.phase"),
-    ("alarm", "hooks", "pulse", "settings", "target", "unix_path", "occupant"),
+    ("alarm", "hooks", "pulse", "settings", "stacks", "target", "unix_path", "occupant"),
     ("address", "log", "scoreboard", "signals", "source", "stop", "wait", "wakeup"),
     ("errors",),
 )

@@ -1,0 +1,43 @@
+"""Where the threads of this process are, on standard error.
+
+Two ways. One in Python, while no other thread can run: it harms nothing. One in C, which works also
+where no Python code can run, but reads the frames of threads that may go on meanwhile, and may
+crash of it (https://github.com/python/cpython/issues/116008): for who is about to be killed.
+"""
+
+import faulthandler
+import os
+import sys
+from _thread import get_ident
+from types import FrameType
+
+from forkserve import signals
+from forkserve.log import write_at_once
+
+MOST_FRAMES = 100
+
+
+def write_when_asked() -> None:
+    """Answer SHOW_STACKS in Python and DUMP_STACKS in C, in this process and its children."""
+    signals.install({signals.SHOW_STACKS: _show})
+    faulthandler.register(signals.DUMP_STACKS, file=2, all_threads=True)
+
+
+def _show(number: int, frame: FrameType | None) -> None:
+    mine, frames = get_ident(), sys._current_frames()
+    if frame is not None:
+        frames[mine] = frame
+    lines = [f"stacks of process {os.getpid()}, most recent call first"]
+    for ident, innermost in frames.items():
+        lines.append(f"{'Current thread' if ident == mine else 'Thread'} {ident:#018x}:")
+        lines += _list_calls(innermost)
+    write_at_once("\n".join(lines))
+
+
+def _list_calls(frame: FrameType | None) -> list[str]:
+    calls: list[str] = []
+    while frame is not None and len(calls) < MOST_FRAMES:
+        code = frame.f_code
+        calls.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_qualname}')
+        frame = frame.f_back
+    return calls
