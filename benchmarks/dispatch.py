@@ -30,10 +30,11 @@ from benchmarks.report import Report
 from benchmarks.servers import Server, forkserve, peer
 from forkserve.bench.chart import Chart
 from forkserve.bench.figures import Ratio, Verdict, ratio
+from forkserve.bench.server import ServerFailed
 from forkserve.bench.table import Table
-from forkserve.bench.usage import cpu_seconds
+from forkserve.bench.usage import cpu_seconds, tree
 
-SETTLE = 0.1
+FEW = 128  # connections at a time that have come up at once
 HANDLERS = {"peer": "UntilEnd", "server": "Once", "datagram": "OneDatagram"}
 SHAPES = {
     "peer": "one connection, us: {} at a time, the client closes first",
@@ -137,9 +138,14 @@ class Effort:
     latency_rounds: int
     latency_seconds: float
 
+    def turn(self, at_a_time: int) -> float:
+        """Return how long a turn is: many at a time take longer to come up."""
+        return self.seconds * max(1, at_a_time // FEW)
 
-FULL = Effort(starts=5, rounds=6, seconds=0.2, latency_rounds=1, latency_seconds=8.0)
-QUICK = Effort(starts=1, rounds=3, seconds=0.2, latency_rounds=2, latency_seconds=1.5)
+
+# Short turns, so that what is compared is close in time, and many.
+FULL = Effort(starts=5, rounds=24, seconds=0.05, latency_rounds=4, latency_seconds=2.0)
+QUICK = Effort(starts=1, rounds=8, seconds=0.05, latency_rounds=2, latency_seconds=1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,15 +231,15 @@ class Bench:
 
     def cpu_each(self, load: Generator, server: Server, group: Group) -> float:
         """Return the microseconds that each connection of a turn has cost."""
-        before = cpu_seconds(server.pid)
+        before, members = cpu_seconds(server.pid), len(tree(server.pid))
         result = load.run(
             server.port,
             group.shape,
-            self.effort.seconds,
+            self.effort.turn(group.at_a_time),
             at_a_time=group.at_a_time,
             rate=self.rate,
         )
-        server.ends_within(SETTLE)
+        server.settle(members)
         spent = cpu_seconds(server.pid) - before
         return spent / int(result["ok"]) * 1e6
 
@@ -343,7 +349,7 @@ def main() -> int:
         )
         try:
             measure(bench, options, load.language)
-        except Failed as failure:
+        except (Failed, ServerFailed) as failure:
             print(f"failed: {failure}", file=sys.stderr)
             return 1
     if options.json:

@@ -24,7 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -61,15 +61,33 @@ COLUMNS = ("ratio", "a second", "p50", "p99", "memory")
 class Effort:
     """How much is measured; times in seconds."""
 
-    rounds: int
-    seconds: float  # a turn
+    starts: int  # of each server, as no two are alike
+    rounds: int  # of each start
+    seconds: float  # a turn: short, so that what is compared is close in time
+    kept_seconds: float  # longer, so that coming up does not count
     wrk_seconds: float
     redis_requests: int  # of each kind
     has_warm_up: bool
 
 
-FULL = Effort(rounds=9, seconds=0.25, wrk_seconds=0.4, redis_requests=4000, has_warm_up=True)
-QUICK = Effort(rounds=1, seconds=0.1, wrk_seconds=0.4, redis_requests=1500, has_warm_up=False)
+FULL = Effort(
+    starts=4,
+    rounds=12,
+    seconds=0.06,
+    kept_seconds=0.2,
+    wrk_seconds=0.2,
+    redis_requests=1200,
+    has_warm_up=True,
+)
+QUICK = Effort(
+    starts=1,
+    rounds=1,
+    seconds=0.1,
+    kept_seconds=0.1,
+    wrk_seconds=0.4,
+    redis_requests=1500,
+    has_warm_up=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +98,7 @@ class Comparison:
     unit: str  # of what the load is made
     baseline: str
     peers: tuple[Peer, ...]
-    drive: Callable[[Server], Figures]
+    drive: Callable[[Server, bool], Figures]  # whether memory is measured too
     notes: tuple[str, ...] = ()
     check: Callable[[Server], None] = lambda server: None  # before the first turn
 
@@ -99,26 +117,38 @@ class Found:
 
 
 def measure(comparison: Comparison, effort: Effort, cpu: int) -> Found:
-    """Give every server its turn in every round; one with a fault has no further turn."""
+    """Start every server as often as wanted; one with a fault has no further turn."""
     found = Found({peer.name: [] for peer in comparison.peers})
-    with ExitStack() as stack:
-        servers = {
-            peer.name: server
-            for peer in comparison.peers
-            if (server := stand(stack, peer, comparison.check, found, cpu))
-        }
-        for number in range(0 if effort.has_warm_up else 1, effort.rounds + 1):
-            for name in shuffled(servers, number):
-                if name in found.faults:
-                    continue
-                try:
-                    figures = comparison.drive(servers[name])
-                except (LoadFailed, ServerFailed) as fault:
-                    found.drop(name, fault)
-                    continue
-                if number:
-                    found.turns[name].append(figures)
+    for start in range(effort.starts):
+        with ExitStack() as stack:
+            servers = {
+                peer.name: server
+                for peer in comparison.peers
+                if peer.name not in found.faults
+                and (server := stand(stack, peer, comparison.check, found, cpu))
+            }
+            run_start(comparison, effort, servers, found, start)
     return found
+
+
+def run_start(
+    comparison: Comparison, effort: Effort, servers: dict[str, Server], found: Found, start: int
+) -> None:
+    """Give every server its turn in every round; memory is measured in the warm-up, if any."""
+    weights = dict.fromkeys(servers, 0)
+    for number in range(0 if effort.has_warm_up else 1, effort.rounds + 1):
+        for name in shuffled(servers, 100 * start + number):
+            if name in found.faults:
+                continue
+            is_weighed = not (number and effort.has_warm_up)
+            try:
+                figures = comparison.drive(servers[name], is_weighed)
+            except (LoadFailed, ServerFailed) as fault:
+                found.drop(name, fault)
+                continue
+            weights[name] = figures.memory if is_weighed else weights[name]
+            if number:
+                found.turns[name].append(replace(figures, memory=weights[name]))
 
 
 def stand(
@@ -151,13 +181,13 @@ def stand(
     return server
 
 
-def compare(turns: dict[str, list[Figures]], baseline: str) -> dict[str, Ratio]:
+def compare(turns: dict[str, list[Figures]], baseline: str, starts: int = 1) -> dict[str, Ratio]:
     """Return each server's CPU over the baseline's."""
     if baseline not in turns:
         return {}
     base = [turn.cpu_each for turn in turns[baseline]]
     return {
-        name: ratio([turn.cpu_each for turn in mine], base)
+        name: ratio([turn.cpu_each for turn in mine], base, starts=starts)
         for name, mine in turns.items()
         if name != baseline
     }
@@ -242,6 +272,7 @@ class Bench:
         self, report: Report, effort: Effort, cpus: Sequence[int], words: Sequence[str]
     ) -> None:
         self.report, self.effort, self.words = report, effort, words
+        self.stack = ExitStack()
         self.server_cpu, self.load_cpu = cpus[0], cpus[-1]
         self.has_fault_of_ours = False
 
@@ -341,7 +372,9 @@ class Bench:
             "command",
             baseline,
             self.choose(catalogue.redis_likes(), baseline),
-            lambda server: drive_redis(server, cpu, CLIENTS, count),
+            lambda server, is_weighed: drive_redis(
+                server, cpu, CLIENTS, count, is_weighed=is_weighed
+            ),
             (
                 "Latency is that of the slowest of the three. Redis itself is the ceiling.",
                 "With 4 workers there are 4 memories, and a client sees that of its worker.",
@@ -350,13 +383,14 @@ class Bench:
         found = {"all three": self.run(comparison)}
         self.chart("CPU of one Redis command", "us", found, cpu_each, 1e6, is_logarithmic=True)
 
-    def ask(self, exchange: Exchange, requests: int) -> Callable[[Server], Figures]:
+    def ask(self, exchange: Exchange, requests: int) -> Callable[[Server, bool], Figures]:
         """Return what puts our own load on a server."""
-        generator = Generator(exchange, cpus=[self.load_cpu])
+        seconds = self.effort.seconds if requests == 1 else self.effort.kept_seconds
+        generator = self.stack.enter_context(Generator(exchange, cpus=[self.load_cpu]))
 
-        def drive(server: Server) -> Figures:
-            order = Order(server.address, CLIENTS, self.effort.seconds, requests=requests)
-            turn = take_turn(server, generator, order)
+        def drive(server: Server, is_weighed: bool) -> Figures:
+            order = Order(server.address, CLIENTS, seconds, requests=requests)
+            turn = take_turn(server, generator, order, is_weighed=is_weighed)
             require_good("its turn", turn)
             return from_turn(turn)
 
@@ -377,8 +411,13 @@ class Bench:
             "request",
             baseline,
             peers,
-            lambda server: drive_http(
-                server, self.load_cpu, CLIENTS, self.effort.wrk_seconds, are_kept=are_kept
+            lambda server, is_weighed: drive_http(
+                server,
+                self.load_cpu,
+                CLIENTS,
+                self.effort.wrk_seconds,
+                are_kept=are_kept,
+                is_weighed=is_weighed,
             ),
             notes,
             lambda server: require_answer(server, is_kept=are_kept),
@@ -399,7 +438,7 @@ class Bench:
     def run(self, comparison: Comparison) -> Found:
         """Measure a comparison and show it."""
         found = measure(comparison, self.effort, self.server_cpu)
-        ratios = compare(found.turns, comparison.baseline)
+        ratios = compare(found.turns, comparison.baseline, self.effort.starts)
         for name, against in ratios.items():
             self.report.add_ratio(f"{comparison.title}: {name} / {comparison.baseline}", against)
         self.report.add(tabulate(comparison, found, ratios))
@@ -464,10 +503,11 @@ def main() -> int:
     bench = Bench(
         report, QUICK if options.quick else FULL, sorted(os.sched_getaffinity(0)), options.peers
     )
-    for part in PARTS:
-        if part in options.only:
-            with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-                getattr(bench, part)(Path(folder))
+    with bench.stack:
+        for part in PARTS:
+            if part in options.only:
+                with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+                    getattr(bench, part)(Path(folder))
     if options.json:
         report.write(options.json)
     return int(bench.has_fault_of_ours)

@@ -5,6 +5,8 @@
 Chapter 30 of W. R. Stevens' book, with its load: 5 000 connections, 10 at a time, each sends a line
 with a size and gets so many bytes, 4 000, and 15 children or threads stand ready. (In the book the
 client closes first; here the server does, so that the end is its word that the answer is whole.)
+Every server has them in turns of 250, one after another, so that what is compared is close in time;
+and all of it five times, as no two starts of a server are alike.
 An answer begins with the id of the thread that gives it: every byte is checked and connections are
 counted by who served them.
 
@@ -24,12 +26,10 @@ where they run at the same time, and find that another was quicker (300 in a lev
 
 import argparse
 import itertools
-import json
 import math
 import os
 import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -240,19 +240,34 @@ def crowd(sizes: Sequence[int]) -> list[Design]:
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
-    """How many connections a turn has, and how many rounds there are."""
+class Load:
+    """How often servers start, how many rounds each start has, and how many connections a turn.
 
-    connections: int
+    A turn is short so that what is compared is close in time: all turns of a start together are
+    the load of the book.
+    """
+
+    starts: int
     rounds: int
-    crowd_connections: int
-    crowd_rounds: int
+    connections: int
+
+    def __str__(self) -> str:
+        whole = show_count(self.rounds * self.connections)
+        return f"{self.starts} x {whole} connections, {AT_A_TIME} at a time"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured; the warm-up is in seconds."""
+
+    book: Load
+    crowd: Load
     crowds: tuple[int, ...]  # so many children
     warm_up: float
 
 
-FULL = Effort(5000, 5, 3000, 5, (15, 75, 300), 0.3)
-QUICK = Effort(250, 2, 300, 2, (15, 75), 0.05)
+FULL = Effort(Load(5, 20, 250), Load(5, 10, 150), (15, 75, 300), 0.3)
+QUICK = Effort(Load(1, 3, 160), Load(1, 3, 200), (15, 75), 0.05)
 
 
 class Shares(NamedTuple):
@@ -280,19 +295,23 @@ class Found:
     """What the rounds have shown of one design."""
 
     turns: list[Turn] = field(default_factory=list)
-    shares: list[Shares] = field(default_factory=list)
+    shares: list[Shares] = field(default_factory=list)  # of each start
 
     @property
     def cpu(self) -> list[float]:
         """The CPU seconds for one connection, round by round."""
         return [turn.cpu_each for turn in self.turns]
 
+    def against(self, baseline: "Found") -> Ratio:
+        """Return the CPU for one connection against the baseline's."""
+        return ratio(self.cpu, baseline.cpu, starts=len(self.shares))
+
     def over(self, baseline: "Found") -> float:
         """Return the process control: the CPU seconds for one connection above the baseline's."""
         return median(a - b for a, b in zip(self.cpu, baseline.cpu, strict=True))
 
     def middle_shares(self) -> Shares:
-        """Return the medians of the rounds."""
+        """Return the medians of the starts."""
         least, middle, most, fair = zip(*self.shares, strict=True)
         return Shares(round(median(least)), median(middle), round(median(most)), median(fair))
 
@@ -310,14 +329,14 @@ class Surprise:
         return f"{less} costs {self.ratio} times {more}: less in the book"
 
 
-def find_surprises(cpu: Mapping[str, Sequence[float]]) -> list[Surprise]:
+def find_surprises(cpu: Mapping[str, Sequence[float]], starts: int = 1) -> list[Surprise]:
     """Return the pairs whose order is for sure not the book's.
 
     Compares all CPU, which has the same order as what is above the common baseline.
     """
     known = [key for key in BOOK_ORDER if key in cpu]
     pairs = [
-        Surprise(less, more, ratio(cpu[less], cpu[more]))
+        Surprise(less, more, ratio(cpu[less], cpu[more], starts=starts))
         for less, more in itertools.combinations(known, 2)
     ]
     return [pair for pair in pairs if pair.ratio.low > 1]
@@ -356,37 +375,39 @@ def apart() -> Places:
 
 
 def measure(
-    designs: Sequence[Design],
-    places: Places,
-    connections: int,
-    rounds: int,
-    warm_up: float,
+    designs: Sequence[Design], places: Places, load: Load, warm_up: float
 ) -> dict[str, Found]:
-    """Start all designs, and return what the rounds show of each."""
-    by_key = {design.key: design for design in designs}
-    found = {key: Found() for key in by_key}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        counts = Path(folder) / "counts.json"
-
-        def keep(key: str, turn: Turn) -> None:
-            require_whole(by_key[key].title, turn, connections)
-            shares = share_out(json.loads(counts.read_text()), by_key[key].children)
-            found[key].turns.append(turn)
-            found[key].shares.append(shares)
-
-        servers = {
-            key: stack.enter_context(Server(design.command, places.server))
-            for key, design in by_key.items()
-        }
-        run_rounds(
-            servers,
-            Generator(Ask(SIZE, Counter(), str(counts)), cpus=places.load),
-            lambda server: Order(server.address, AT_A_TIME, TIME_LIMIT, connections=connections),
-            rounds,
-            warm_up=warm_up,
-            on_turn=keep,
-        )
+    """Start all designs as often as wanted, and return what the rounds show of each."""
+    found = {design.key: Found() for design in designs}
+    for _ in range(load.starts):
+        for design, turns in zip(designs, run_start(designs, places, load, warm_up), strict=True):
+            tally = sum((Counter(turn.tally) for turn in turns), Counter[int]())
+            found[design.key].turns += turns
+            found[design.key].shares.append(share_out(list(tally.values()), design.children))
     return found
+
+
+def run_start(
+    designs: Sequence[Design], places: Places, load: Load, warm_up: float
+) -> list[list[Turn]]:
+    """Start all designs once, and return the turns of each."""
+    titles = {design.key: design.title for design in designs}
+    with ExitStack() as stack, Generator(Ask(SIZE, Counter()), cpus=places.load) as generator:
+        found = run_rounds(
+            {
+                design.key: stack.enter_context(Server(design.command, places.server))
+                for design in designs
+            },
+            generator,
+            lambda server: Order(
+                server.address, AT_A_TIME, TIME_LIMIT, connections=load.connections
+            ),
+            load.rounds,
+            warm_up=warm_up,
+            weighs_each=False,
+            on_turn=lambda key, turn: require_whole(titles[key], turn, load.connections),
+        )
+    return [found[design.key] for design in designs]
 
 
 def require_whole(name: str, turn: Turn, connections: int) -> None:
@@ -405,7 +426,7 @@ def show_row(design: Design, found: Mapping[str, Found]) -> tuple[str, ...]:
         design.runner,
         design.number,
         show_time(median(here.cpu)),
-        show_ratio(ratio(here.cpu, base.cpu)),
+        show_ratio(here.against(base)),
         show_small(over),
         f"{over * BOOK_CONNECTIONS:.2f} s",
         show_time(median(turn.p50 for turn in here.turns)),
@@ -444,13 +465,11 @@ NOTES = (
 
 
 def tabulate(
-    designs: Sequence[Design], found: Mapping[str, Found], connections: int, places: Places
+    designs: Sequence[Design], found: Mapping[str, Found], load: Load, places: Places
 ) -> Table:
     """Return the book's table."""
-    rounds = len(found["iterative"].turns)
     return Table(
-        f"{show_count(connections)} connections of {SIZE} bytes, {AT_A_TIME} at a time;"
-        f" medians of {rounds} rounds; {places}",
+        f"{load}, {SIZE} bytes each; medians of {load.starts * load.rounds} rounds; {places}",
         ("design", "run by", "book", *COLUMNS),
         tuple(show_row(design, found) for design in designs),
         (*NOTES, *(f"{design.title} {design.text}." for design in designs)),
@@ -496,7 +515,7 @@ def compare(found: Mapping[str, Found]) -> Table:
     known = [key for key in BOOK_ORDER if key in found]
     base = found["iterative"]
     order = sorted(known, key=lambda key: found[key].over(base))
-    surprises = find_surprises({key: found[key].cpu for key in known})
+    surprises = find_surprises({key: found[key].cpu for key in known}, len(base.shares))
     rows = (
         (name_of(key), str(known.index(key) + 1), str(place), show_small(found[key].over(base)))
         for place, key in enumerate(order, 1)
@@ -513,16 +532,14 @@ def compare(found: Mapping[str, Found]) -> Table:
     )
 
 
-def tabulate_crowds(
-    designs: Sequence[Design], found: Mapping[str, Found], connections: int
-) -> Table:
+def tabulate_crowds(designs: Sequence[Design], found: Mapping[str, Found], load: Load) -> Table:
     """Return what more children than needed cost."""
     base = found["iterative"]
     rows = (
         (
             design.name,
             show_time(median(found[design.key].cpu)),
-            show_ratio(ratio(found[design.key].cpu, base.cpu)),
+            show_ratio(found[design.key].against(base)),
             show_small(found[design.key].over(base)),
             show_time(median(turn.p99 for turn in found[design.key].turns)),
             *show_shares(design, found[design.key]),
@@ -530,8 +547,7 @@ def tabulate_crowds(
         for design in designs
     )
     return Table(
-        f"More children than needed: {show_count(connections)} connections, {AT_A_TIME} at a time;"
-        f" {Places()}",
+        f"More children than needed: {load}; {Places()}",
         ("design", "CPU", "x base", "process control", "p99", "a child", "fairness"),
         tuple(rows),
         (
@@ -567,7 +583,7 @@ def add_ratios(report: Report, designs: Sequence[Design], found: Mapping[str, Fo
     for design in designs:
         if design.key != design.baseline:
             name = f"CPU, {design.title} / iterative ({design.runner})"
-            report.add_ratio(name, ratio(found[design.key].cpu, found[design.baseline].cpu))
+            report.add_ratio(name, found[design.key].against(found[design.baseline]))
 
 
 def run_designs(report: Report, effort: Effort, only: Sequence[str]) -> None:
@@ -577,21 +593,18 @@ def run_designs(report: Report, effort: Effort, only: Sequence[str]) -> None:
     needed.add("iterative")
     designs = [design for design in DESIGNS if design.key in needed]
     places = apart()
-    found = measure(designs, places, effort.connections, effort.rounds, effort.warm_up)
+    found = measure(designs, places, effort.book, effort.warm_up)
     add_ratios(report, designs, found)
-    report.add(tabulate(designs, found, effort.connections, places), *chart(designs, found))
+    report.add(tabulate(designs, found, effort.book, places), *chart(designs, found))
     report.add(compare(found))
 
 
 def run_crowds(report: Report, effort: Effort) -> None:
     """Measure what more children than needed cost."""
     crowds = crowd(effort.crowds)
-    connections = effort.crowd_connections
-    found = measure(
-        [DESIGNS[0], *crowds], Places(), connections, effort.crowd_rounds, effort.warm_up
-    )
+    found = measure([DESIGNS[0], *crowds], Places(), effort.crowd, effort.warm_up)
     add_ratios(report, crowds, found)
-    report.add(tabulate_crowds(crowds, found, connections), *chart_crowds(found, effort.crowds))
+    report.add(tabulate_crowds(crowds, found, effort.crowd), *chart_crowds(found, effort.crowds))
 
 
 def parse() -> argparse.Namespace:

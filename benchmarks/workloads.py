@@ -34,7 +34,6 @@ from forkserve.bench.figures import Ratio, ratio
 from forkserve.bench.idle import RESERVE, holding, raise_limit
 from forkserve.bench.load import Order, Result
 from forkserve.bench.rounds import (
-    SETTLE,
     Generator,
     LoadFailed,
     Turn,
@@ -44,7 +43,7 @@ from forkserve.bench.rounds import (
     shuffled,
     take_turn,
 )
-from forkserve.bench.server import ServerFailed, forkserve_command
+from forkserve.bench.server import SETTLE, ServerFailed, forkserve_command
 from forkserve.bench.table import Table, show_bytes, show_count, show_time
 from forkserve.bench.usage import available_memory, memory, tree
 
@@ -153,8 +152,12 @@ NAMES = (*WORKLOADS, IDLE)
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How many rounds there are, how long a turn is, and how many connections are held."""
+    """How often servers start, how many rounds each start has, how long a turn is.
 
+    And how many idle connections are held.
+    """
+
+    starts: int
     rounds: int
     seconds: float
     warm_up: float
@@ -163,8 +166,8 @@ class Effort:
     idle_processes: int  # where each takes a process
 
 
-FULL = Effort(7, 0.7, 0.3, idle_rounds=3, idle=5000, idle_processes=500)
-QUICK = Effort(2, 0.1, 0.0, idle_rounds=2, idle=500, idle_processes=50)
+FULL = Effort(5, 6, 0.25, 0.3, idle_rounds=5, idle=5000, idle_processes=500)
+QUICK = Effort(1, 2, 0.1, 0.0, idle_rounds=2, idle=500, idle_processes=50)
 
 
 # -- what is decided, from figures alone
@@ -172,10 +175,14 @@ QUICK = Effort(2, 0.1, 0.0, idle_rounds=2, idle=500, idle_processes=50)
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A mode's figures, one a round and the more the better; without them, why."""
+    """A mode's figures, one a round and the more the better; without them, why.
+
+    The rounds are those of so many starts of its server.
+    """
 
     figures: tuple[float, ...]
     fault: str = ""
+    starts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +207,8 @@ def decide(standings: Mapping[str, Standing], default: str) -> Decision:
         return Decision()
     order = sorted(figures, key=lambda name: -statistics.median(figures[name]))
     first = figures[order[0]]
-    ratios = {name: ratio(first, figures[name]) for name in order[1:]}
+    starts = standings[order[0]].starts
+    ratios = {name: ratio(first, figures[name], starts=starts) for name in order[1:]}
     worse = [name for name, over in ratios.items() if is_clear(over, len(first))]
     return Decision(
         best=tuple(name for name in order if name not in worse),
@@ -260,6 +268,7 @@ class Outcome:
     turns: list[Turn] = field(default_factory=list)
     fault: str = ""
     deaths: int = 0
+    starts: int = 1
 
     @property
     def failures(self) -> dict[str, int]:
@@ -278,7 +287,7 @@ class Outcome:
         if self.fault:
             return Standing((), self.fault)
         fault = f"loses {self.lost:.1f} for a crash" if self.lost > 0 else ""
-        return Standing(tuple(turn.throughput for turn in self.turns), fault)
+        return Standing(tuple(turn.throughput for turn in self.turns), fault, self.starts)
 
     def middle(self, figure: Callable[[Turn], float]) -> float:
         """Return the median of a figure; nan where there is none to give."""
@@ -311,15 +320,17 @@ def start(handler: str, mode: Sequence[str], *options: str) -> Server:
 
 def measure(workload: Workload, effort: Effort) -> dict[str, Outcome]:
     """Serve a workload in every mode, round by round."""
-    outcomes = {name: Outcome() for name in MODES}
-    with ExitStack() as stack:
-        servers = {
-            name: stack.enter_context(start(workload.handler, mode)) for name, mode in MODES.items()
-        }
-        run = run_beside if workload.has_slow_readers else run_plain
-        run(workload, effort, servers, outcomes)
-        for name, server in servers.items():
-            outcomes[name].deaths = count_deaths(server.said())
+    outcomes = {name: Outcome(starts=effort.starts) for name in MODES}
+    run = run_beside if workload.has_slow_readers else run_plain
+    for _ in range(effort.starts):
+        with ExitStack() as stack, Generator(workload.talk) as generator:
+            servers = {
+                name: stack.enter_context(start(workload.handler, mode))
+                for name, mode in MODES.items()
+            }
+            run(workload, effort, generator, servers, outcomes)
+            for name, server in servers.items():
+                outcomes[name].deaths += count_deaths(server.said())
     return outcomes
 
 
@@ -331,16 +342,18 @@ def make_order(server: Server, seconds: float) -> Order:
 def run_plain(
     workload: Workload,
     effort: Effort,
+    generator: Generator,
     servers: Mapping[str, Server],
     outcomes: Mapping[str, Outcome],
 ) -> None:
     """Load each server by itself."""
     run_rounds(
         servers,
-        Generator(workload.talk),
+        generator,
         lambda server: Order(server.address, CONCURRENCY, effort.seconds),
         effort.rounds,
         warm_up=0.0 if workload.has_crashes else effort.warm_up,  # each crash is accounted for
+        weighs_each=workload.has_crashes or not effort.warm_up,
         on_turn=lambda name, turn: outcomes[name].judge(name, turn, workload),
     )
 
@@ -348,11 +361,11 @@ def run_plain(
 def run_beside(
     workload: Workload,
     effort: Effort,
+    generator: Generator,
     servers: Mapping[str, Server],
     outcomes: Mapping[str, Outcome],
 ) -> None:
     """Load each server while it also has slow readers."""
-    generator = Generator(workload.talk)
     for number in range(1, effort.rounds + 1):
         for name in shuffled(servers, number):
             server = servers[name]
@@ -705,7 +718,9 @@ def keep_ratios(
     figures = {name: one.figures for name, one in standings.items() if one.figures}
     for name in figures:
         if name != base and base in figures:
-            report.add_ratio(f"{workload}: {name} / {base}", ratio(figures[name], figures[base]))
+            starts = standings[base].starts
+            each = ratio(figures[name], figures[base], starts=starts)
+            report.add_ratio(f"{workload}: {name} / {base}", each)
 
 
 def run_workload(report: Report, workload: Workload, effort: Effort) -> Finding:

@@ -60,7 +60,9 @@ def figures(cpu: float, generator: float = 0.5) -> Figures:
 def comparison(*names: str) -> Comparison:
     """Return one with these servers, against the first."""
     servers = tuple(Peer(name, [name]) for name in names)
-    return Comparison("Title", "request", names[0], servers, lambda server: figures(1.0))
+    return Comparison(
+        "Title", "request", names[0], servers, lambda server, is_weighed: figures(1.0)
+    )
 
 
 def shown(found: Found) -> str:
@@ -236,7 +238,7 @@ def test_fault_of_one_server_is_not_that_of_the_others() -> None:
     """Who does not start, or fails in a turn, has no turn more; round 0 warms up."""
     asked: list[list[str]] = []
 
-    def drive(server: Server) -> Figures:
+    def drive(server: Server, is_weighed: bool) -> Figures:
         asked.append(server.command[3:])
         if "bad" in server.command:
             raise LoadFailed("bad")

@@ -52,7 +52,7 @@ def load(server: Server) -> tuple[dict[str, int], Counter[int]]:
     """Put a little load on a server; return what became of it, and who served how many."""
     ask = Ask(4000, Counter())
     result = Load(Order(server.address, 5, 20.0, connections=CONNECTIONS), ask).run()
-    return {name: count for name, count in result.outcomes.items() if count}, ask.shares
+    return {name: count for name, count in result.outcomes.items() if count}, ask.tally
 
 
 def answer(ask: Ask, who: bytes, body: bytes) -> None:
@@ -98,7 +98,7 @@ def test_a_good_answer_is_counted_for_who_gave_it() -> None:
     """The id at its beginning tells who served a connection."""
     ask = Ask(4000, Counter())
     answer(ask, WHO, BODY)
-    assert ask.shares == {77: 1}
+    assert ask.tally == {77: 1}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_every_byte_is_checked(body: bytes) -> None:
     ask = Ask(4000, Counter())
     with pytest.raises(WrongAnswer):
         answer(ask, WHO, body)
-    assert not ask.shares
+    assert not ask.tally
 
 
 def test_an_answer_without_an_id_is_wrong() -> None:

@@ -88,6 +88,7 @@ class Result:
     delay: float = 0.0  # seconds that it has waited for a CPU
     complaint: str = ""  # what was wrong with the first wrong answer
     script_error: str = ""
+    tally: dict[int, int] = field(default_factory=dict)  # what the conversation has counted
 
 
 def split_address(address: str) -> tuple[socket.AddressFamily, socket.SocketKind, object]:
@@ -176,6 +177,7 @@ class Load:
         self.result.seconds = monotonic() - self._first
         self.result.cpu = process_time() - spent
         self.result.delay = run_delay(os.getpid()) - delayed
+        self.result.tally = getattr(self.converse, "tally", {})
         return self.result
 
     def _is_going(self, now: float) -> bool:

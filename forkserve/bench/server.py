@@ -23,6 +23,8 @@ READY = re.compile(r"listening on ((?:tcp|unix|udp|unixgram)://\S+)")
 BOOT_TIMEOUT = 20.0
 STOP_TIMEOUT = 40.0
 STRAY_TIMEOUT = 10.0
+SETTLE = 0.01  # seconds for a server to come to rest,
+SETTLE_LOOKS = 10  # and so often the same again while processes are leaving
 REMEMBERED = 100_000  # lines that a server has said
 
 
@@ -147,6 +149,17 @@ class Server:
     def ends_within(self, seconds: float) -> bool:
         """Let a server settle, and tell whether it has ended instead."""
         return bool(select.select([self.pidfd], [], [], seconds)[0])
+
+    def settle(self, members: int) -> None:
+        """Wait until there are no more processes than that, so that who has ended is reaped.
+
+        At most as long as that should take. Raises ServerFailed if the server ends meanwhile.
+        """
+        for _ in range(SETTLE_LOOKS):
+            if self.ends_within(SETTLE):
+                raise ServerFailed("the server ended under load", self.said())
+            if len(tree(self.pid)) <= members:
+                return
 
     def stop(self) -> float:
         """End the server, every process of it, and return all the CPU it used."""
