@@ -232,7 +232,8 @@ def notes_of(comparison: Comparison, found: Found, ratios: dict[str, Ratio]) -> 
     is_hint = any(len(turns) == 1 for turns in found.turns.values())
     notes = [
         *(["Measured once: a hint, no more."] if is_hint else []),
-        f"Ratios are against {comparison.baseline}; ~: the rounds differ by more than 10 %.",
+        f"Ratios are against {comparison.baseline}; ~: measured again,"
+        " it might differ by more than 10 %.",
         *losses({name: each for name, each in ratios.items() if is_theirs(name)}),
         *comparison.notes,
     ]

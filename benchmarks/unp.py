@@ -456,7 +456,7 @@ def show_shares(design: Design, found: Found) -> tuple[str, str]:
 COLUMNS = ("CPU", "x base", "process control", "5 000 of them", "p50", "p99", "a child", "fairness")
 NOTES = (
     "CPU: for one connection, of all the server's processes; x base: against iterative, ? where"
-    " the interval is wider than 10 % to a side.",
+    " it might differ by more than 10 % if measured again.",
     "process control: CPU less that of iterative by the same runner, in the same round; 5 000 of"
     " them: the same for the book's load.",
     "a child: least/median/most connections that one of those standing ready has served (- where"

@@ -20,8 +20,12 @@ class Ratio:
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the interval is so wide that the ratio says little: over 10 % to either side."""
-        return max(self.high - self.median, self.median - self.low) > 0.1 * self.median
+        """Whether the same measurement, made again, might differ by more than 10 %.
+
+        It would have an interval of its own, and the difference of two has one √2 times as wide.
+        """
+        reach = max(self.high - self.median, self.median - self.low)
+        return math.sqrt(2) * reach > 0.1 * self.median
 
     @property
     def tells_apart(self) -> bool:
