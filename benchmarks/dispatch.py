@@ -34,7 +34,7 @@ from forkserve.bench.server import ServerFailed
 from forkserve.bench.table import Table
 from forkserve.bench.usage import cpu_seconds, tree
 
-FEW = 128  # connections at a time that have come up at once
+MANY, MANY_SECONDS = 512, 0.2
 HANDLERS = {"peer": "UntilEnd", "server": "Once", "datagram": "OneDatagram"}
 SHAPES = {
     "peer": "one connection, us: {} at a time, the client closes first",
@@ -138,13 +138,13 @@ class Effort:
     latency_rounds: int
     latency_seconds: float
 
-    def turn(self, at_a_time: int) -> float:
-        """Return how long a turn is: many at a time take longer to come up."""
-        return self.seconds * max(1, at_a_time // FEW)
+    def turns(self, at_a_time: int) -> tuple[int, float]:
+        """Return how many rounds there are and how long a turn is: many take longer to come up."""
+        return (self.rounds, self.seconds) if at_a_time < MANY else (self.rounds // 2, MANY_SECONDS)
 
 
 # Short turns, so that what is compared is close in time, and many.
-FULL = Effort(starts=5, rounds=24, seconds=0.05, latency_rounds=4, latency_seconds=2.0)
+FULL = Effort(starts=5, rounds=18, seconds=0.05, latency_rounds=4, latency_seconds=2.0)
 QUICK = Effort(starts=1, rounds=8, seconds=0.05, latency_rounds=2, latency_seconds=1.5)
 
 
@@ -219,7 +219,7 @@ class Bench:
                 Generator({self.load_cpu}) as load,
                 self.servers(group, {self.server_cpu}) as servers,
             ):
-                for number in range(self.effort.rounds + 1):
+                for number in range(self.effort.turns(group.at_a_time)[0] + 1):
                     for name in shuffled(list(figures), 100 * start + number):
                         try:
                             each = self.cpu_each(load, servers[name], group)
@@ -235,7 +235,7 @@ class Bench:
         result = load.run(
             server.port,
             group.shape,
-            self.effort.turn(group.at_a_time),
+            self.effort.turns(group.at_a_time)[1],
             at_a_time=group.at_a_time,
             rate=self.rate,
         )

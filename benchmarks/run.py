@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from forkserve.bench import chart, page, table
+from forkserve.bench.server import not_outliving_us
 from forkserve.bench.table import Table
 
 HERE = Path(__file__).resolve().parent
@@ -34,7 +35,8 @@ def run(name: str, folder: Path, *, quick: bool) -> bool:
     """Run one benchmark and keep its JSON; tell whether it has found something."""
     command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(folder / f"{name}.json")]
     begun = time.monotonic()
-    done = subprocess.run([*command, "--quick"] if quick else command, check=False)
+    command += ["--quick"] if quick else []
+    done = subprocess.run(not_outliving_us(command, "TERM"), check=False)
     print(f"-- {name}: status {done.returncode} after {time.monotonic() - begun:.0f} s\n")
     return done.returncode in FINE
 

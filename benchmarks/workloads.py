@@ -166,7 +166,7 @@ class Effort:
     idle_processes: int  # where each takes a process
 
 
-FULL = Effort(5, 6, 0.25, 0.3, idle_rounds=5, idle=5000, idle_processes=500)
+FULL = Effort(4, 4, 0.25, 0.3, idle_rounds=3, idle=5000, idle_processes=500)
 QUICK = Effort(1, 2, 0.1, 0.0, idle_rounds=2, idle=500, idle_processes=50)
 
 
