@@ -24,6 +24,7 @@ from forkserve.bench.rounds import (
     take_turn,
 )
 from forkserve.bench.server import Server, ServerFailed
+from forkserve.bench.usage import tree
 from tests.support.processes import descendants
 from tests.support.scripted import Scripted, answer_all, serving
 from tests.support.waiting import Stopwatch, eventually
@@ -165,6 +166,32 @@ def test_more_connections_than_descriptors(echo: Scripted) -> None:
     assert {name for name, count in result.outcomes.items() if count} == {"ok"}
 
 
+def test_client_processes_that_stay(echo: Scripted) -> None:
+    """Within a block one order after another is for the same processes; then they end."""
+    with Generator(PING, clients=2) as generator:
+        firsts = generator.run(Order(echo.address, 2, 30.0, connections=4))
+        pids = [process.pid for process in generator.running]
+        others = generator.run(Order(echo.address, 2, 30.0, connections=6))
+        assert [process.pid for process in generator.running] == pids
+    assert [result.outcomes["ok"] for result in (*firsts, *others)] == [2, 2, 3, 3]
+    assert generator.running == []
+    assert descendants(os.getpid()) == []
+
+
+def test_client_processes_do_not_stay_after_a_failure(echo: Scripted) -> None:
+    """An order that fails ends them, and the next one begins with others."""
+    with Generator(PING) as generator:
+
+        def kill() -> None:
+            generator.running[0].kill()
+
+        with pytest.raises(LoadFailed, match="ended with status -9"):
+            generator.run(Order(echo.address, 2, 0.5), during=kill)
+        assert generator.running == []
+        [result] = generator.run(Order(echo.address, 1, 30.0, connections=3))
+    assert result.outcomes["ok"] == 3
+
+
 # -- turns and rounds
 
 
@@ -232,6 +259,43 @@ def test_no_warm_up(tmp_path: Path) -> None:
         found = run_rounds(servers, Generator(SHORT), make_order, 1, warm_up=0)
     assert [turn.ok for turn in found["a"]] == [5]
     assert len(asked) == 1
+
+
+def test_memory_measured_once(tmp_path: Path) -> None:
+    """Where it is not measured in each turn, all turns have that of the warm-up."""
+    with ExitStack() as stack:
+        servers = {"a": start(stack, tmp_path)}
+        found = run_rounds(
+            servers,
+            Generator(SHORT),
+            lambda server: Order(server.address, 1, 0.1),
+            2,
+            warm_up=0.1,
+            weighs_each=False,
+        )
+    first, second = (turn.memory for turn in found["a"])
+    assert first == second > 1_000_000
+
+
+def test_a_turn_ends_when_its_processes_have(tmp_path: Path) -> None:
+    """The CPU of a child that ends a little after the last answer is part of the turn."""
+    body = (
+        "signal.signal(signal.SIGCHLD, lambda *_: os.wait())\n"
+        "def leave_a_child():\n"
+        "    if os.fork() == 0:\n"
+        "        burn(0.03)\n"
+        "        os._exit(0)\n"
+        "ready()\n"
+        "serve(leave_a_child)"
+    )
+    turns = []
+    with ExitStack() as stack:
+        server = start(stack, tmp_path, body)
+        for _ in range(5):  # on a busy machine a child may last for too long
+            order = Order(server.address, 1, 30.0, connections=1)
+            turns.append(take_turn(server, Generator(SHORT), order))
+            eventually(lambda: len(tree(server.pid)) == 1)
+    assert max(turn.cpu_each for turn in turns) >= 0.02
 
 
 def test_error_names_the_variant(tmp_path: Path) -> None:

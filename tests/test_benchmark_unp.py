@@ -25,7 +25,7 @@ from benchmarks.unp_client import Ask
 from benchmarks.unp_designs import PATTERN
 from forkserve.bench.conversation import ReadToEnd, ReadUntil, Send, WrongAnswer
 from forkserve.bench.load import Load, Order
-from forkserve.bench.rounds import LoadFailed, Turn
+from forkserve.bench.rounds import Generator, LoadFailed, Turn, take_turn
 
 WHO = b"%019d\n" % 77
 BODY = PATTERN[: 4000 - len(WHO)]
@@ -110,6 +110,16 @@ def test_every_byte_is_checked(body: bytes) -> None:
     with pytest.raises(WrongAnswer):
         answer(ask, WHO, body)
     assert not ask.tally
+
+
+def test_what_client_processes_have_counted_comes_with_the_turn() -> None:
+    """Who served how many is known of each turn."""
+    with Server([sys.executable, "benchmarks/unp_designs.py", "prefork", "3"]) as server:
+        turn = take_turn(
+            server, Generator(Ask(4000, Counter())), Order(server.address, 4, 30.0, connections=40)
+        )
+    assert sum(turn.tally.values()) == 40
+    assert len(turn.tally) <= 3
 
 
 def test_an_answer_without_an_id_is_wrong() -> None:
