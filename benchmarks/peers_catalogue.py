@@ -1,7 +1,10 @@
 """Which servers are compared, how each is started, and how it says that it is ready."""
 
+import contextlib
+import errno
 import importlib.util
 import os
+import random
 import re
 import shutil
 import socket
@@ -20,6 +23,7 @@ THREADS = "4"  # of the HTTP servers that have a pool of them
 CLIENTS = 32  # connections at a time
 OUR_THREADS = "64"  # at most; started as they are needed
 ANY_PORT = "127.0.0.1:0"
+FIRST_PORT = 10_000
 FROM_AFAR = {"PYTHONPATH": str(CHECKOUT)}  # for servers that run in another folder
 PERL = str(CHECKOUT / "benchmarks/peers_net_server.pl")
 
@@ -89,11 +93,17 @@ UWSGI = Need("uwsgi", "pip install uwsgi", lambda: bool(beside_python("uwsgi")))
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago, for servers that do not tell which they took."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a port that is free, for servers that do not tell which they took.
+
+    No client gets it meanwhile: it is below those that the kernel gives to clients (ip(7)).
+    """
+    firsts = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    ports = range(FIRST_PORT, int(firsts[0]))
+    for port in random.sample(ports, len(ports)):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise OSError(errno.EADDRINUSE, "no port is free that is no client's")
 
 
 def ready_after(line: str, address: str) -> Callable[[str], str | None]:

@@ -13,6 +13,7 @@ import os
 import signal
 import socketserver
 import sys
+from pathlib import Path
 
 
 class UntilEnd(socketserver.BaseRequestHandler):
@@ -72,6 +73,8 @@ def main(kind: str, shape: str, extra: str = "") -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     is_local = "Unix" in kind
     address = extra if is_local else ("127.0.0.1", 0)
+    if is_local:
+        Path(extra).unlink(missing_ok=True)  # the library leaves it there
     with server_class(address, HANDLERS[shape]) as server:  # type: ignore[arg-type]
         scheme = "udp" if shape == "datagram" else "tcp"
         where = f"{scheme}://127.0.0.1:{server.server_address[1]}"
