@@ -13,7 +13,7 @@ import pytest
 from forkserve.bench.conversation import Exchange
 from forkserve.bench.load import Load, Order
 from forkserve.bench.server import Server, ServerFailed
-from forkserve.bench.usage import born, cpu_seconds, machine_cpu_seconds, memory, tree
+from forkserve.bench.usage import born, cpu_seconds, machine_cpu_seconds, memory, run_delay, tree
 from tests.support.processes import look_up, wait_until_gone
 from tests.support.waiting import eventually
 
@@ -250,6 +250,17 @@ def test_account_is_kept_while_children_come_and_go(command: Command) -> None:
     with Server(command(body)) as server:
         readings = [cpu_seconds(server.pid) for _ in range(300)]
     assert all(reading > 0 for reading in readings)
+
+
+def test_waits_for_a_cpu_are_known_while_children_come_and_go() -> None:
+    """Processes that end while their threads are looked up are left out, and no error."""
+    begin_and_end = "while :; do /bin/true & /bin/true; done"
+    with subprocess.Popen(["sh", "-c", begin_and_end]) as process:
+        try:
+            delays = [run_delay(process.pid) for _ in range(3000)]
+        finally:
+            process.kill()
+    assert max(delays) > 0
 
 
 def test_memory_is_that_of_the_whole_tree(command: Command) -> None:

@@ -75,12 +75,17 @@ def run_delay(pid: int) -> float:
     """
     total = 0
     for member in tree(pid):
-        for task in Path(f"/proc/{member}/task").glob("*/schedstat"):
-            try:
-                total += int(task.read_text().split()[1])
-            except (FileNotFoundError, ProcessLookupError, IndexError):
-                continue  # it has just ended, or the kernel keeps no such account
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            for task in Path(f"/proc/{member}/task").iterdir():
+                total += _thread_delay(task)
     return total / 1e9
+
+
+def _thread_delay(task: Path) -> int:
+    try:
+        return int((task / "schedstat").read_text().split()[1])
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return 0  # it has just ended, or the kernel keeps no such account
 
 
 def memory(pid: int) -> int:
