@@ -19,12 +19,9 @@ from benchmarks.workload_handlers import (
     CrashingClients,
     LargeAnswer,
 )
-from benchmarks.workloads import (
+from benchmarks.workload_results import (
     DEFAULT,
-    MODES,
-    NAMES,
     NOT_SERVED,
-    WORKLOADS,
     Decision,
     Outcome,
     Standing,
@@ -32,16 +29,18 @@ from benchmarks.workloads import (
     count_deaths,
     decide,
     describe,
-    how_many_to_hold,
-    idle_modes,
     lost_for_each,
     places,
-    show_over_default,
-    start,
-    summarize,
     unexpected,
-    whom_to_compare,
-    why,
+)
+from benchmarks.workload_tables import show_over_default, summarize, whom_to_compare, why
+from benchmarks.workloads import (
+    MODES,
+    NAMES,
+    WORKLOADS,
+    how_many_to_hold,
+    idle_modes,
+    start,
 )
 from forkserve.bench.conversation import Pause, Read, ReadExactly, ReadToEnd, Send, WrongAnswer
 from forkserve.bench.figures import Ratio
