@@ -19,11 +19,34 @@ MOST_FRAMES = 100
 
 def write_when_asked() -> None:
     """Answer SHOW_STACKS in Python and DUMP_STACKS in C, in this process and its children."""
-    signals.install({signals.SHOW_STACKS: _show})
+    signals.install({signals.SHOW_STACKS: _Answer().give})
     faulthandler.register(signals.DUMP_STACKS, file=2, all_threads=True)
 
 
-def _show(number: int, frame: FrameType | None) -> None:
+class _Answer:
+    """Is given whole: whoever asks in the middle of it is given another one after it."""
+
+    __slots__ = ("_is_being_given", "_is_wanted_again")
+
+    def __init__(self) -> None:
+        self._is_being_given = False
+        self._is_wanted_again = False
+
+    def give(self, number: int, frame: FrameType | None) -> None:
+        if self._is_being_given:
+            self._is_wanted_again = True
+            return
+        self._is_being_given = True
+        try:
+            write_at_once(_list_threads(frame))
+        finally:
+            self._is_being_given = False
+        if self._is_wanted_again:
+            self._is_wanted_again = False
+            self.give(number, frame)
+
+
+def _list_threads(frame: FrameType | None) -> str:
     mine, frames = get_ident(), sys._current_frames()
     if frame is not None:
         frames[mine] = frame
@@ -31,7 +54,7 @@ def _show(number: int, frame: FrameType | None) -> None:
     for ident, innermost in frames.items():
         lines.append(f"{'Current thread' if ident == mine else 'Thread'} {ident:#018x}:")
         lines += _list_calls(innermost)
-    write_at_once("\n".join(lines))
+    return "\n".join(lines)
 
 
 def _list_calls(frame: FrameType | None) -> list[str]:

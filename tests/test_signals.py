@@ -1,6 +1,7 @@
 """Signals to the server and deaths within it: what stops, what goes on, and how soon."""
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -551,6 +552,7 @@ def test_thread_in_a_long_computation(act: str, name: str) -> None:
 
 
 SHOWS = 100
+OUTERMOST = r" in _run_module_as_main$"  # of the first thread, and so the last line of an answer
 
 
 @mostly_plain
@@ -562,6 +564,24 @@ def test_stacks_are_written_and_nothing_is_harmed(mode: Mode) -> None:
         with load(server.address, 8) as outcomes:
             for number in range(1, SHOWS + 1):
                 os.kill(workers[0], signal.SIGUSR2)
-                server.wait_for_line(rf"stacks of process {workers[0]}\b", count=number)
+                server.wait_for_line(OUTERMOST, count=number)
         assert outcomes["lost"] == 0
         assert [one.pid for one in server.processes() if one.parent == leader] == workers
+
+
+def test_stacks_are_written_whole() -> None:
+    """USR2 while an answer is being written is answered after it."""
+    with running(ECHO, "thread") as server, clients.several(server.address, 16) as served:
+        for (
+            client
+        ) in served:  # each by a thread, so that an answer is too long to be written at once
+            client.sendall(b"x")
+            clients.read_exactly(client, 1)
+        worker = server.processes()[2].pid
+        for number in range(1, SHOWS + 1):
+            os.kill(worker, signal.SIGUSR2)
+            server.wait_for_line(r"^stacks of", count=number)  # of which the rest may be to come
+        server.wait_for_line(OUTERMOST, count=SHOWS)
+    said = server.stderr_so_far()
+    edges = re.findall(rf"^stacks of|{OUTERMOST}", said, re.MULTILINE)
+    assert edges == ["stacks of", " in _run_module_as_main"] * SHOWS
