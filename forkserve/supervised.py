@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from forkserve import signals, stacks
 from forkserve.address import Address, parse_address
@@ -123,6 +124,7 @@ def make_server(target: str, settings: Settings, kept: Sequence[AnyListener] = (
 
             importing.enter_context(giving_kept(kept))
         handler = with_second_chance(lambda: load_target(target))
+        hooks = _load_hooks(settings)
         try:
             return Server(
                 handler,
@@ -137,7 +139,7 @@ def make_server(target: str, settings: Settings, kept: Sequence[AnyListener] = (
                 boot_timeout=settings.boot_timeout,
                 connection_timeout=settings.connection_timeout,
                 liveness_timeout=settings.liveness_timeout,
-                hooks=_load_hooks(settings),
+                hooks=hooks,
                 bind_retries=settings.bind_retries,
                 access_log=settings.access_log,
             )
@@ -146,12 +148,16 @@ def make_server(target: str, settings: Settings, kept: Sequence[AnyListener] = (
 
 
 def _load_hooks(settings: Settings) -> Hooks:
-    return Hooks(
-        *(
-            (load_target(text, is_beside=True),) if (text := getattr(settings, name)) else ()
-            for name in Hooks._fields
-        )
-    )
+    return Hooks(*(_load_hook(name, getattr(settings, name)) for name in Hooks._fields))
+
+
+def _load_hook(name: str, text: str | None) -> tuple[Any, ...]:
+    if not text:
+        return ()
+    try:
+        return (load_target(text, is_beside=True),)
+    except TargetError as error:
+        raise TargetError(f"--{name.replace('_', '-')}: {error}") from error.__cause__
 
 
 def write_traceback(error: ForkserveError) -> None:

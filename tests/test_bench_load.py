@@ -279,7 +279,7 @@ def test_bad_script_ends_the_load(tmp_path: Path, body: str, told: str) -> None:
 def test_missing_script_ends_the_load(tmp_path: Path) -> None:
     """A script that is not there is told of."""
     result = against(answer_all, Script(f"{tmp_path}/none.py"), connections=0)
-    assert result.script_error == f"there is no file '{tmp_path}/none.py'"
+    assert result.script_error == f"--send: there is no file '{tmp_path}/none.py'"
 
 
 def test_script_names_its_own_line(tmp_path: Path) -> None:

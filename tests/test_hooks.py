@@ -311,10 +311,11 @@ def test_a_hook_that_fails_at_the_first_start(hook: str, function: str, reason: 
 )
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_hook_that_is_not_there(hook: str, name: str, reason: str) -> None:
-    """A name that leads nowhere is refused like such a target: status 4, and what is wrong."""
+    """A name that leads nowhere is refused like such a target: status 4, and which and why."""
     status, said = run_until_it_fails(f"--{hook.replace('_', '-')}", handler(name))
     assert status == 4
     assert reason in said
+    assert re.search(hook.replace("_", "[-_]"), said)
     assert said.count("\n") == 1
 
 

@@ -139,7 +139,7 @@ class Script:
     def load(self) -> None:
         """Run the file; raises ScriptError."""
         if not Path(self.path).is_file():
-            raise ScriptError(f"there is no file {self.path!r}")
+            raise ScriptError(f"--send: there is no file {self.path!r}")
         spec = importlib.util.spec_from_file_location(
             "forkserve_bench_script", Path(self.path).absolute()
         )

@@ -254,7 +254,7 @@ class Session:
         if self._is_datagram():
             wrong.pop("unanswered", None)  # a datagram may get lost; the table says how many
         if wrong or not turn.ok:
-            said = ", ".join(f"{what} {count}" for what, count in wrong.items()) or "no answer"
+            said = ", ".join(f"{count} x {what}" for what, count in wrong.items()) or "no answer"
             complaint = f" ({turn.complaint})" if turn.complaint else ""
             raise Spoiled(
                 f"{one.variant.name}: {said}{complaint}, beside {turn.ok} good answers",

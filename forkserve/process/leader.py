@@ -248,7 +248,7 @@ class Leader:
             self._kill(pid, reason)
 
     def _have_stacks_written(self, pid: int, reason: str, number: signal.Signals) -> None:
-        log.warning("worker %d: %s; it is %s", pid, reason, describe_stuck(pid))
+        log.warning("worker %d: %s; its main thread is %s", pid, reason, describe_stuck(pid))
         os.kill(pid, number)
 
     # -- what the user asks, or the supervisor
@@ -289,6 +289,7 @@ class Leader:
         """
         for pid, worker in tuple(self._workers.items()):
             if worker.slot == slot and worker.phase is Phase.SERVING:
+                log.info("worker %d is replaced too, lest a client wait for the killed one", pid)
                 self._outdate(pid)
 
     def _on_orphaned(self) -> None:

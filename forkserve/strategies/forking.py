@@ -24,10 +24,10 @@ from forkserve.wakeup import Wakeup
 BUSY, AT_DOOR = 0, 1
 IDLE_CHILDREN = 8  # so many children may wait for their next connection as long as it takes,
 CROWDED_PATIENCE = 1.0  # and any more of them for so many seconds
-_SIGNALS = {
-    Act.INTERRUPT: signals.INTERRUPT,
-    Act.DUMP: signals.DUMP_STACKS,
-    Act.KILL: signal.SIGKILL,
+_STEPS = {  # what is sent, and what is said of it
+    Act.INTERRUPT: (signals.INTERRUPT, "interrupting it"),
+    Act.DUMP: (signals.DUMP_STACKS, "it is "),
+    Act.KILL: (signal.SIGKILL, "killed"),
 }
 KILL_AFTER = 0.7  # the leader kills us a second after its hurry: our children must be gone
 
@@ -193,12 +193,13 @@ class Children:
             for pid, slot in self._pids.items()
         ]
         for verdict in self._watch.look(sights, now):
-            log.warning("connection process %d: %s", verdict.pid, verdict.reason)
+            number, step = _STEPS[verdict.act]
             if verdict.act is Act.DUMP:
-                log.warning("connection process %d is %s", verdict.pid, describe_stuck(verdict.pid))
+                step += describe_stuck(verdict.pid)
             if verdict.act is Act.KILL:
                 self._killed[verdict.pid] = verdict.reason
-            os.kill(verdict.pid, _SIGNALS[verdict.act])
+            log.warning("connection process %d: %s: %s", verdict.pid, verdict.reason, step)
+            os.kill(verdict.pid, number)
         self._alarm_at = None
         if self._watch.wake_at is not None:
             self._set_alarm(self._watch.wake_at)
@@ -232,6 +233,7 @@ class Children:
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             for pid in self._pids:
+                self._killed[pid] = "it did not end when it was interrupted"
                 os.kill(pid, signal.SIGKILL)
 
     # -- in the child
