@@ -161,11 +161,17 @@ def run(listener: socket.socket, shape: str) -> None:
     work(listener, shape)
 
 
+def leave(*_: object) -> None:
+    """Come to the end, which a second TERM must not cut short."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit()
+
+
 def main(shape: str, workers: str) -> None:
     """Serve in this process, or in as many forked ones, until TERM."""
     listener = bind_datagrams() if shape == "datagram" else listen()
     children = fork_workers(int(workers), listener, shape) if workers != "1" else []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGTERM, leave)
     scheme = "udp" if shape == "datagram" else "tcp"
     print(f"listening on {scheme}://127.0.0.1:{listener.getsockname()[1]}", file=sys.stderr)
     try:

@@ -89,6 +89,9 @@ def main() -> int:
     options = parse()
     if options.agree:
         found = compare(*(read_reports(folder) for folder in options.agree))
+        if not found.rows:
+            print("failed: these runs have no ratio in common", file=sys.stderr)
+            return 1
         print(found.as_text())
         counts = [row[-1] for row in found.rows]
         print({verdict: counts.count(verdict) for verdict in ("agree", "noisy", "DISAGREE")})

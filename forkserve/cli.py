@@ -1,12 +1,15 @@
 """The forkserve command: from arguments to an exit status."""
 
+import sys
+
 from forkserve import signals
 
-signals.take_over_at_boot()  # before the imports below: as PID 1 a signal without handler is lost
+# before the imports below: as PID 1 a signal without handler is lost
+signals.take_over_at_boot(signals.INTERRUPTED if sys.argv[1:2] == ["bench"] else 0)
 
 import argparse  # noqa: E402
+import contextlib  # noqa: E402
 import os  # noqa: E402
-import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
@@ -28,8 +31,8 @@ from forkserve.supervised import make_server, supervise, write_traceback  # noqa
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; never raises."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _occupy_standard_descriptors()
     if arguments[:1] == ["bench"]:
-        signals.raise_when_ended()
         from forkserve.bench.command import main as bench  # of no use to those who serve
 
         return bench(arguments[1:])
@@ -58,6 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def _occupy_standard_descriptors() -> None:
+    """Have /dev/null where 0, 1 or 2 is closed.
+
+    Else a socket or a handler's file would get that number, and our log.
+    """
+    with contextlib.suppress(OSError):  # there may be no /dev/null
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
 
 
 def read_settings(flags: dict[str, Any], environment: Any) -> Settings:

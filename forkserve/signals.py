@@ -31,20 +31,22 @@ SHOW_STACKS = signal.SIGUSR2
 DUMP_STACKS = signal.SIGRTMAX
 REQUESTS_BUT_SHOW = tuple(number for number in REQUESTS if number != SHOW_STACKS)
 
+INTERRUPTED = 130  # the exit status that a shell gives to who was ended by Ctrl-C
+
 _HANDLED = (*ENDING, *REQUESTS, signal.SIGCHLD, INTERRUPT)
 # As plain numbers, and by the C function: making enums of them touches 60 pages of each child.
 _HANDLED_NUMBERS = tuple(map(int, _HANDLED))
 _SIG_BLOCK, _SIG_SETMASK = int(signal.SIG_BLOCK), int(signal.SIG_SETMASK)
 
 
-def take_over_at_boot() -> None:
-    """Let TERM, INT and QUIT end a process that has nothing to clean up yet.
+def take_over_at_boot(status: int = 0) -> None:
+    """Let TERM, INT and QUIT end a process with this status that has nothing to clean up yet.
 
     The first thing the command does: as PID 1 the kernel discards signals that have no handler
     (pid_namespaces(7)), and a parent may have left them blocked or ignored.
     """
     for number in ENDING:
-        signal.signal(number, _leave_at_once)
+        signal.signal(number, lambda *_: os._exit(status))
     for number in REQUESTS:
         signal.signal(number, _do_nothing)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -64,10 +66,6 @@ def raise_when_ended() -> None:
 
     for number in ENDING:
         signal.signal(number, end)
-
-
-def _leave_at_once(number: int, frame: FrameType | None) -> None:
-    os._exit(0)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

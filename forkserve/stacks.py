@@ -39,6 +39,8 @@ class _Answer:
         self._is_being_given = True
         try:
             write_at_once(_list_threads(frame))
+        except Exception:
+            pass
         finally:
             self._is_being_given = False
         if self._is_wanted_again:

@@ -369,6 +369,38 @@ def test_a_folder_that_is_not_there() -> None:
     assert_refused(done, "unix:///nonexistent/bench.sock: No such file or directory")
 
 
+CRASHES_ONCE_AND_CUTS = """
+import itertools, os, pathlib, signal, forkserve
+
+CRASHED = pathlib.Path(f"{__file__}.{os.getppid()}")
+served = itertools.count()
+
+
+class Handler(forkserve.StreamHandler):
+    def handle(self):
+        if not CRASHED.exists():
+            CRASHED.touch()
+            os.kill(os.getpid(), signal.SIGSEGV)
+        data = self.connection.recv()
+        number = next(served)
+        self.connection.send_all(data if number < 50 or number % 2 else data[:-1])
+"""
+
+
+def test_a_crash_excuses_no_more_than_it_can_have_cost(tmp_path: Path) -> None:
+    """A server that crashed once, and cuts answers short ever after, gets no figure."""
+    code = tmp_path / "cuts.py"
+    code.write_text(CRASHES_ONCE_AND_CUTS)
+    assert_refused(bench(f"{code}:Handler", *ONE_MODE))
+
+
+def test_standard_error_that_is_closed_is_no_hindrance() -> None:
+    """Nobody sees how far it is, and the table is printed."""
+    done = bench(ECHO, *ONE_MODE, under=("sh", "-c", 'exec "$@" 2>&-', "sh"))
+    assert done.returncode == 0
+    assert "requests/s" in done.stdout
+
+
 def test_standard_output_that_is_closed_is_said_before_anything_is_measured() -> None:
     """What cannot be printed need not be measured."""
     done = bench(ECHO, *ONE_MODE, under=("sh", "-c", 'exec "$@" >&-', "sh"))

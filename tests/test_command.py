@@ -15,7 +15,7 @@ from tests.support import clients
 from tests.support.modes import ACTS, ECHO
 from tests.support.requirements import requires, requires_ipv6, requires_root
 from tests.support.server import ROOT, TCP, handler, run_command, running, starting
-from tests.support.waiting import becomes
+from tests.support.waiting import becomes, eventually
 
 REFUSED = handler("refused.py")
 
@@ -396,6 +396,17 @@ def test_ready_fd(tmp_path: Path) -> None:
             assert text.decode().splitlines() == server.addresses
     finally:
         os.close(reader)
+
+
+@pytest.mark.parametrize("mode", ["iterative", "thread", "process", "prefork"])
+def test_standard_descriptors_that_are_closed(mode: str, tmp_path: Path) -> None:
+    """They lead nowhere: what a handler opens must not get their numbers, and our log in it."""
+    address = f"unix://{tmp_path}/s"
+    closed = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")
+    with starting(ACTS, "-m", mode, "-b", address, under=closed):
+        eventually((tmp_path / "s").exists)
+        links = clients.ask_json(address, "links")
+        assert [links[number] for number in "012"] == ["/dev/null"] * 3
 
 
 def _read_within(descriptor: int, timeout: float) -> bytes:

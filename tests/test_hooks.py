@@ -263,7 +263,7 @@ def test_no_hook_after_a_hurry_that_ends_in_a_kill(journal: Journal) -> None:
 def run_until_it_fails(*flags: str) -> tuple[int, str]:
     """Run the command, and return its status and what it said."""
     done = run_command(
-        *("run", TELL, "-w", "2", "-b", TCP, "--boot-timeout", "1", *flags),
+        *("run", TELL, "-w", "2", "-b", TCP, "--boot-timeout", "2", *flags),
         env={"JOURNAL": "/dev/null"},
     )
     assert "listening on" not in done.stderr
@@ -277,14 +277,14 @@ def run_until_it_fails(*flags: str) -> tuple[int, str]:
         ("leader", "exits", "leader_start exits raised SystemExit: 0"),
         ("leader", "leaves", r"leader \d+ exited with 9 before it was ready"),
         pytest.param(
-            *("leader", "hangs", r"leader \d+ was not ready after 1 s \(boot timeout\)"),
+            *("leader", "hangs", r"leader \d+ was not ready after 2 s \(boot timeout\)"),
             marks=pytest.mark.heavy,
         ),
         ("worker", "raises", "worker_start raises raised ValueError: no database"),
         ("worker", "exits", "worker_start exits raised SystemExit: 0"),
         ("worker", "leaves", r"worker \d+ exited with 9 before it was ready"),
         pytest.param(
-            *("worker", "hangs", r"worker \d+ was not ready after 1 s \(boot timeout\)"),
+            *("worker", "hangs", r"worker \d+ was not ready after 2 s \(boot timeout\)"),
             marks=pytest.mark.heavy,
         ),
     ],

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from forkserve import signals
 from forkserve.bench import environment, show
 from forkserve.bench.arguments import Plan, parse
 from forkserve.bench.conversation import Script, ScriptError
@@ -20,17 +21,16 @@ from forkserve.errors import ForkserveError
 from forkserve.log import write_line
 from forkserve.settings import count_cpus
 
-INTERRUPTED = 130  # what a shell says of a program that Ctrl-C has ended
-
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print, and return the exit status; never raises but SystemExit."""
     if sys.stdout is None:
         return _fail(BenchError("standard output is closed"))
     try:
+        signals.raise_when_ended()
         return _bench(parse(arguments))
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return signals.INTERRUPTED
     finally:
         end_strays()
 
@@ -51,7 +51,7 @@ def _bench(plan: Plan) -> int:
         _print(f"{environment.in_one_line(surroundings)}\n")
         session.run()
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        status = signals.INTERRUPTED
     except (ForkserveError, ScriptError, ServerFailed, OSError) as error:
         return _fail(error)
     try:

@@ -1,5 +1,6 @@
 """Say how far a benchmark is: a bar on a terminal, a plain line a turn elsewhere."""
 
+import os
 import sys
 from types import TracebackType
 from typing import Any, Self
@@ -11,11 +12,12 @@ class Progress:
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._done = 0
+        self._out = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - as long as we live
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if self._out.isatty():
             try:
                 from rich.console import Console
                 from rich.progress import Progress as Bar
@@ -34,17 +36,17 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        elif self._out.isatty():
+            self._out.write("\r\x1b[K")
+            self._out.flush()
 
     def step(self, text: str) -> None:
         """Say that one more is done, and what it was."""
         self._done += 1
         if self._bar is not None:
             self._bar.update(self._task, advance=1, description=text)
-        elif sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{self._done}/{self._steps} {text}")
-            sys.stderr.flush()
+        elif self._out.isatty():
+            self._out.write(f"\r\x1b[K{self._done}/{self._steps} {text}")
+            self._out.flush()
         else:
-            sys.stderr.write(f"{self._done}/{self._steps} {text}\n")
+            self._out.write(f"{self._done}/{self._steps} {text}\n")

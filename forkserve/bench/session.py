@@ -212,7 +212,8 @@ class Session:
         name = next(iter(self.measured))
         with self._serving(name) as server:
             order = Order(server.address, 1, self.plan.seconds, requests=self.plan.requests)
-            turn = self._check(self.measured[name], self._turn(server, order), server)
+            turn, deaths = self._turn_and_deaths(server, order)
+            self._check(self.measured[name], turn, server, deaths)
         if turn.ok:
             self.profile = Profile(
                 turn.seconds / turn.ok,
@@ -230,14 +231,20 @@ class Session:
                 one.idle_each = max(one.idle_each, each)  # later rounds find memory kept
             if self.plan.is_fixed or concurrency not in one.turns:  # else it is warm
                 self._turn(server, self._order(server, concurrency, WARM_UP))
-            deaths = _count_deaths(server)
-            turn = self._turn(server, self._order(server, concurrency, self.plan.seconds))
-            if turn.failures:
-                server.ends_within(LATE_WORDS)
-            one.deaths += _count_deaths(server) - deaths
+            order = self._order(server, concurrency, self.plan.seconds)
+            turn, deaths = self._turn_and_deaths(server, order)
+            one.deaths += deaths
             if turn.failures and turn.failures.keys() <= UNSERVED and not self._is_datagram():
                 raise _Overwhelmed(_describe_overload(turn, self.plan, concurrency))
-            return self._check(one, turn, server)
+            self._check(one, turn, server, deaths * concurrency)
+            return turn
+
+    def _turn_and_deaths(self, server: Server, order: Order) -> tuple[Turn, int]:
+        deaths = _count_deaths(server)
+        turn = self._turn(server, order)
+        if turn.failures:
+            server.ends_within(LATE_WORDS)
+        return turn, _count_deaths(server) - deaths
 
     def _turn(self, server: Server, order: Order) -> Turn:
         try:
@@ -247,9 +254,10 @@ class Session:
         except LoadFailed as failure:
             raise BenchError(str(failure)) from None
 
-    def _check(self, one: Measured, turn: Turn, server: Server) -> Turn:
-        """Raise Spoiled for a turn whose failures a worker's death does not explain."""
-        excused = BY_CRASH if _count_deaths(server) else ()
+    def _check(self, one: Measured, turn: Turn, server: Server, excusable: int) -> None:
+        """Raise Spoiled for a turn with failures that so many lost by crashes do not explain."""
+        by_crash = sum(turn.failures.get(what, 0) for what in BY_CRASH)
+        excused = BY_CRASH if by_crash <= excusable else ()
         wrong = {what: count for what, count in turn.failures.items() if what not in excused}
         if self._is_datagram():
             wrong.pop("unanswered", None)  # a datagram may get lost; the table says how many
@@ -260,7 +268,6 @@ class Session:
                 f"{one.variant.name}: {said}{complaint}, beside {turn.ok} good answers",
                 said=_errors_of(server),
             )
-        return turn
 
     def _is_datagram(self) -> bool:
         return self.bind.startswith(("udp", "unixgram"))
