@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from forkserve.bench.conversation import Converse
 from forkserve.bench.figures import Ratio, ratio
-from forkserve.bench.rounds import LoadFailed, Turn, middle, require_good
+from forkserve.bench.rounds import LoadFailed, Turn, describe_failures, middle, require_good
 
 CPUS = len(os.sched_getaffinity(0))
 BESIDE = 4  # clients at a time beside idle connections
@@ -160,12 +160,7 @@ class Outcome:
             require_good(name, turn)
         wrong = unexpected(turn.failures, has_crashes=workload.has_crashes)
         if wrong or not turn.ok:
-            self.fault = describe(wrong) or "no answer"
-
-
-def describe(failures: Mapping[str, int]) -> str:
-    """Return failures in one line."""
-    return ", ".join(f"{count} {what}" for what, count in failures.items())
+            self.fault = describe_failures(wrong) or "no answer"
 
 
 @dataclass(slots=True)

@@ -14,11 +14,10 @@ from benchmarks.workload_results import (
     Outcome,
     Standing,
     Workload,
-    describe,
 )
 from forkserve.bench.chart import Chart
 from forkserve.bench.figures import Ratio
-from forkserve.bench.rounds import Turn
+from forkserve.bench.rounds import Turn, describe_failures
 from forkserve.bench.table import Table, show_bytes, show_count, show_time
 
 LEGEND = (
@@ -61,7 +60,9 @@ def tabulate(workload: Workload, outcomes: Mapping[str, Outcome]) -> Table:
     rows = []
     for name, outcome in outcomes.items():
         held = show_memory(outcome.middle(lambda turn: turn.memory))
-        failures: tuple[str, ...] = (outcome.fault or describe(outcome.failures) or "none",)
+        failures: tuple[str, ...] = (
+            outcome.fault or describe_failures(outcome.failures) or "none",
+        )
         if workload.has_crashes:
             failures = (*failures, str(outcome.deaths), show_decimal(outcome.lost))
         rows.append((name, *figures_of(outcome), held, *failures))

@@ -38,7 +38,6 @@ from benchmarks.workload_results import (
     Workload,
     count_deaths,
     decide,
-    describe,
     places,
 )
 from benchmarks.workload_tables import (
@@ -59,6 +58,7 @@ from forkserve.bench.load import Order, Result
 from forkserve.bench.rounds import (
     Generator,
     LoadFailed,
+    describe_failures,
     run_rounds,
     shuffled,
     take_turn,
@@ -229,7 +229,7 @@ def run_beside(
                 turn = take_turn(server, generator, make_order(server, effort.seconds))
             outcomes[name].judge(name, turn, workload)
             if lost := failures_of(slow):
-                raise LoadFailed(f"{name}: slow readers: {describe(lost)}")
+                raise LoadFailed(f"{name}: slow readers: {describe_failures(lost)}")
 
 
 @contextmanager

@@ -28,7 +28,6 @@ from benchmarks.workload_results import (
     Workload,
     count_deaths,
     decide,
-    describe,
     lost_for_each,
     places,
     unexpected,
@@ -45,7 +44,7 @@ from benchmarks.workloads import (
 from forkserve.bench.conversation import Pause, Read, ReadExactly, ReadToEnd, Send, WrongAnswer
 from forkserve.bench.figures import Ratio
 from forkserve.bench.load import Load, Order
-from forkserve.bench.rounds import LoadFailed, Turn
+from forkserve.bench.rounds import LoadFailed, Turn, describe_failures
 
 SEVEN = (100.0, 101.0, 99.0, 102.0, 98.0, 100.0, 101.0)
 SURE = Ratio(2.0, 1.9, 2.1)
@@ -238,7 +237,7 @@ def test_only_a_crash_may_cut_clients_off() -> None:
     failures = {"cut short": 2, "unanswered": 1}
     assert unexpected(failures, has_crashes=True) == {"unanswered": 1}
     assert unexpected(failures, has_crashes=False) == failures
-    assert describe(failures) == "2 cut short, 1 unanswered"
+    assert describe_failures(failures) == "2 cut short, 1 unanswered"
 
 
 def test_deaths_are_read_from_the_log() -> None:

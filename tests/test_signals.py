@@ -572,9 +572,7 @@ def test_stacks_are_written_and_nothing_is_harmed(mode: Mode) -> None:
 def test_stacks_are_written_whole() -> None:
     """USR2 while an answer is being written is answered after it."""
     with running(ECHO, "thread") as server, clients.several(server.address, 16) as served:
-        for (
-            client
-        ) in served:  # each by a thread, so that an answer is too long to be written at once
+        for client in served:  # each by a thread: an answer is too long to be written at once
             client.sendall(b"x")
             clients.read_exactly(client, 1)
         worker = server.processes()[2].pid

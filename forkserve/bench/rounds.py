@@ -317,6 +317,11 @@ def run_rounds(
 def require_good(name: str, turn: Turn) -> None:
     """Raise LoadFailed for a turn in which anything went wrong: then no figure counts."""
     if turn.failures or not turn.ok:
-        lost = ", ".join(f"{count} {what}" for what, count in turn.failures.items()) or "nothing"
+        lost = describe_failures(turn.failures) or "nothing"
         complaint = f" ({turn.complaint})" if turn.complaint else ""
         raise LoadFailed(f"{name}: {lost} beside {turn.ok} good answers{complaint}")
+
+
+def describe_failures(failures: Mapping[str, int]) -> str:
+    """Return in one line how many there were of each kind."""
+    return ", ".join(f"{count} {what}" for what, count in failures.items())

@@ -21,7 +21,14 @@ from forkserve.bench.load import Order
 from forkserve.bench.measured import Measured, Profile
 from forkserve.bench.probe import find_exchange
 from forkserve.bench.progress import Progress
-from forkserve.bench.rounds import Generator, LoadFailed, Turn, shuffled, take_turn
+from forkserve.bench.rounds import (
+    Generator,
+    LoadFailed,
+    Turn,
+    describe_failures,
+    shuffled,
+    take_turn,
+)
 from forkserve.bench.server import Server, ServerFailed, forkserve_command
 from forkserve.bench.table import show_bytes
 from forkserve.bench.usage import available_memory, memory
@@ -262,7 +269,7 @@ class Session:
         if self._is_datagram():
             wrong.pop("unanswered", None)  # a datagram may get lost; the table says how many
         if wrong or not turn.ok:
-            said = ", ".join(f"{count} x {what}" for what, count in wrong.items()) or "no answer"
+            said = describe_failures(wrong) or "no answer"
             complaint = f" ({turn.complaint})" if turn.complaint else ""
             raise Spoiled(
                 f"{one.variant.name}: {said}{complaint}, beside {turn.ok} good answers",
